@@ -1,0 +1,1 @@
+"""The arithmetic of quantizing language models, written down in plain NumPy."""

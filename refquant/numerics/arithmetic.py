@@ -1,0 +1,157 @@
+"""The arithmetic lane: how products, sums, factorizations and elementary functions are done.
+
+Everything that may differ between machines (BLAS, LAPACK, transcendental functions, reduction order) is reached through an
+:class:`Arithmetic`; the rest of the package uses only operations that IEEE 754 fixes to the bit: ``+ - * / sqrt``, comparisons,
+rounding, scaling by powers of two. A test forbids ``@``, ``np.exp`` and their kin outside this folder.
+
+``FAST`` hands them to BLAS, LAPACK and NumPy: results carry the usual error bounds, and their last bits depend on the machine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import scipy.linalg
+import scipy.special
+
+from refquant.errors import NotPositiveDefiniteError
+from refquant.numerics.arrays import Array
+
+Axis = int | tuple[int, ...] | None
+
+
+class Arithmetic(ABC):
+    """The operations whose last bits depend on who computes them.
+
+    Every operation keeps the floating dtype of its arguments (float32 or float64) and never writes into them.
+    """
+
+    name: str
+
+    @abstractmethod
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Product of stacks of matrices: ``[..., M, K] x [..., K, N] -> [..., M, N]``."""
+
+    @abstractmethod
+    def gram(self, x: Array) -> Array:
+        """Symmetric product ``x^T x`` of ``[tokens, features]``: ``[features, features]``, exactly symmetric."""
+
+    @abstractmethod
+    def sum(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Sum along `axis`."""
+
+    def mean(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Arithmetic mean along `axis`: the sum divided by the count."""
+        total = self.sum(x, axis=axis, keepdims=keepdims)
+        return np.asarray(total / (x.size // max(np.size(total), 1)), dtype=x.dtype)
+
+    @abstractmethod
+    def exp(self, x: Array) -> Array:
+        """Natural exponential, elementwise."""
+
+    @abstractmethod
+    def log(self, x: Array) -> Array:
+        """Natural logarithm, elementwise."""
+
+    @abstractmethod
+    def power(self, x: Array, exponent: Array | float) -> Array:
+        """``x ** exponent`` for non-negative `x`, elementwise."""
+
+    @abstractmethod
+    def sin(self, x: Array) -> Array:
+        """Sine, elementwise."""
+
+    @abstractmethod
+    def cos(self, x: Array) -> Array:
+        """Cosine, elementwise."""
+
+    @abstractmethod
+    def erf(self, x: Array) -> Array:
+        """Gauss error function, elementwise."""
+
+    @abstractmethod
+    def cholesky(self, h: Array) -> Array:
+        """Lower factor ``L`` with ``h = L L^T``.
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            If a pivot is not positive.
+        """
+
+    @abstractmethod
+    def inverse_lower(self, lower: Array) -> Array:
+        """Inverse of a lower triangular matrix with a non-zero diagonal."""
+
+    def softmax(self, x: Array, axis: int = -1) -> Array:
+        """Softmax along `axis`: ``exp(x - max) / sum``, in the dtype of `x`."""
+        shifted = self.exp(x - np.max(x, axis=axis, keepdims=True))
+        return np.asarray(shifted / self.sum(shifted, axis=axis, keepdims=True))
+
+    def logsumexp(self, x: Array, axis: int = -1) -> Array:
+        """``log(sum(exp(x)))`` along `axis`, shifted by the maximum; the axis is dropped."""
+        top = np.max(x, axis=axis, keepdims=True)
+        return np.asarray(np.squeeze(top, axis) + self.log(self.sum(self.exp(x - top), axis=axis)))
+
+    def __repr__(self) -> str:
+        return self.name.upper()
+
+
+class FastArithmetic(Arithmetic):
+    """BLAS, LAPACK and NumPy's own elementary functions."""
+
+    name = "fast"
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Product through BLAS."""
+        return np.matmul(a, b)
+
+    def gram(self, x: Array) -> Array:
+        """``x^T x``; NumPy recognises the pattern and calls SYRK, which computes one triangle and mirrors it."""
+        return np.matmul(x.T, x)
+
+    def sum(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        """Sum with NumPy's pairwise order."""
+        return np.asarray(np.sum(x, axis=axis, keepdims=keepdims))
+
+    def exp(self, x: Array) -> Array:
+        """Exponential by NumPy."""
+        return np.exp(x)
+
+    def log(self, x: Array) -> Array:
+        """Logarithm by NumPy."""
+        return np.log(x)
+
+    def power(self, x: Array, exponent: Array | float) -> Array:
+        """Power by NumPy."""
+        return np.asarray(np.power(x, exponent))
+
+    def sin(self, x: Array) -> Array:
+        """Sine by NumPy."""
+        return np.sin(x)
+
+    def cos(self, x: Array) -> Array:
+        """Cosine by NumPy."""
+        return np.cos(x)
+
+    def erf(self, x: Array) -> Array:
+        """Error function by SciPy."""
+        return np.asarray(scipy.special.erf(x))
+
+    def cholesky(self, h: Array) -> Array:
+        """Lower factor by LAPACK's ``potrf``."""
+        lower, info = scipy.linalg.lapack.dpotrf(np.asarray(h, dtype=np.float64), lower=1, clean=1)
+        if info > 0:
+            raise NotPositiveDefiniteError(f"the matrix is not positive definite: pivot {info - 1} is not positive", info - 1)
+        return np.asarray(lower)
+
+    def inverse_lower(self, lower: Array) -> Array:
+        """Triangular inverse by LAPACK's ``trtri``."""
+        inverse, info = scipy.linalg.lapack.dtrtri(np.asarray(lower, dtype=np.float64), lower=1)
+        if info > 0:
+            raise NotPositiveDefiniteError(f"the triangular matrix is singular: entry {info - 1} of its diagonal is 0", info - 1)
+        return np.asarray(inverse)
+
+
+FAST: Arithmetic = FastArithmetic()
