@@ -1,0 +1,99 @@
+"""Uniform schemes: how the extremes of a tile become a scale and a zero point.
+
+The field uses at least six rules under the same two words "symmetric" and "asymmetric". Each is a literal here, and they share one
+decoding: ``x_hat = scale * (code - zero)``. With ``lo, hi`` the extremes of a tile and ``b`` bits:
+
+======================== ================== =========================== ============================= ==================
+name                     range              scale                       zero                          codes
+======================== ================== =========================== ============================= ==================
+``asym_incl0``           widened to hold 0  (hi - lo) / (2^b - 1)       rn(-lo / s)                   0 .. 2^b-1
+``asym_minmax``          as found           max(hi-lo, 1e-5) / (2^b-1)  clip(-rn(lo / s), codes)      0 .. 2^b-1
+``asym_omni``            as found           clip((hi-lo)/(2^b-1),       rn(clip(-lo/s, -1e4, 1e4))    0 .. 2^b-1
+                                            1e-5, 1e4)
+``sym_full``             max \\|x\\|          max / (2^(b-1) - 1)         none                          -2^(b-1) .. hi
+``sym_narrow``           max \\|x\\|          max / (2^(b-1) - 1)         none                          symmetric
+``sym_gptq``             max \\|x\\|          2 max / (2^b - 1)           2^(b-1)                       0 .. 2^b-1
+``sym_gptq_half_range``  see below          (hi - lo) / (2^b - 1)       2^(b-1)                       0 .. 2^b-1
+======================== ================== =========================== ============================= ==================
+
+Sources: ``asym_incl0``, ``sym_gptq``: IST-DASLab/gptq; ``asym_minmax``: llm-awq; ``asym_omni``: OmniQuant and DuQuant;
+``sym_full``: QuaRot; ``sym_narrow``: SmoothQuant. ``sym_gptq_half_range`` is a fault of the GPTQ code kept for byte equality with it: a
+tile without a negative entry keeps ``lo = 0``, so its scale is half as large and everything above half its maximum saturates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from refquant.errors import UsageError
+
+RangeRule = Literal["minmax", "minmax_with_zero", "absmax", "absmax_if_negative"]
+StepsRule = Literal["levels", "half_levels"]
+ZeroRule = Literal["none", "midpoint", "integer", "integer_wide", "real"]
+EmptyRule = Literal["unit_range", "floor", "unit_scale", "span_floor", "scale_limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """One rule from extremes to scale and zero point.
+
+    Parameters
+    ----------
+    name : str
+    range : {"minmax", "minmax_with_zero", "absmax", "absmax_if_negative"}
+        Which interval the grid covers.
+    steps : {"levels", "half_levels"}
+        Divide the whole range by ``2^b - 1``, or its upper end by ``2^(b-1) - 1``.
+    zero : {"none", "midpoint", "integer", "integer_wide", "real"}
+        No zero point; the constant ``2^(b-1)``; a rounded one clipped to the codes; a rounded one clipped to +-10^4 before rounding
+        and not to the codes; an unrounded one.
+    empty : {"unit_range", "floor", "unit_scale", "span_floor", "scale_limits"}
+        What a range of zero width becomes: the interval [-1, 1]; a maximum of at least 1e-5; a scale of 1; a width of at least 1e-5;
+        a scale clipped to [1e-5, 1e4]. The last two and ``floor`` act on every tile, the others on empty ranges alone.
+    signed, narrow : bool
+        The codes: signed or unsigned, with or without the lowest.
+    reciprocal : bool
+        Multiply by the rounded reciprocal of the scale instead of dividing, as torch and torchao do. It moves exact ties.
+    """
+
+    name: str
+    range: RangeRule
+    steps: StepsRule
+    zero: ZeroRule
+    empty: EmptyRule
+    signed: bool
+    narrow: bool = False
+    reciprocal: bool = False
+
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(name="asym_incl0", range="minmax_with_zero", steps="levels", zero="integer", empty="unit_range", signed=False),
+        Scheme(name="asym_minmax", range="minmax", steps="levels", zero="integer", empty="span_floor", signed=False),
+        Scheme(name="asym_omni", range="minmax", steps="levels", zero="integer_wide", empty="scale_limits", signed=False),
+        Scheme(name="sym_full", range="absmax", steps="half_levels", zero="none", empty="floor", signed=True),
+        Scheme(name="sym_narrow", range="absmax", steps="half_levels", zero="none", empty="floor", signed=True, narrow=True),
+        Scheme(name="sym_gptq", range="absmax", steps="levels", zero="midpoint", empty="unit_range", signed=False),
+        Scheme(name="sym_gptq_half_range", range="absmax_if_negative", steps="levels", zero="midpoint", empty="unit_range", signed=False),
+    )
+}
+
+
+def find_scheme(name: str) -> Scheme:
+    """Look a scheme up by name.
+
+    Raises
+    ------
+    UsageError
+        If there is no such scheme.
+
+    Examples
+    --------
+    >>> find_scheme("sym_gptq").zero
+    'midpoint'
+    """
+    if name not in SCHEMES:
+        raise UsageError(f"unknown scheme {name!r}; known are {', '.join(SCHEMES)}")
+    return SCHEMES[name]

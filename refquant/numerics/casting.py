@@ -1,0 +1,89 @@
+"""Casts with a defined outcome: which dtype to compute in, clip before cast, rounding a scale to its stored format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from refquant.errors import InputError, NumericalError, UsageError
+from refquant.numerics.arrays import Array
+
+FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+
+
+def float_dtype(name: str) -> np.dtype[Any]:
+    """Return the dtype called `name`: ``float16``, ``bfloat16``, ``float32`` or ``float64``.
+
+    Raises
+    ------
+    UsageError
+        For any other name.
+    """
+    if name not in FLOAT_DTYPES:
+        raise UsageError(f"unknown floating dtype {name!r}; known are {', '.join(FLOAT_DTYPES)}")
+    return FLOAT_DTYPES[name]
+
+
+def as_working(x: Any, what: str = "the array") -> Array:
+    """Return `x` as float32 or float64, exactly.
+
+    float64 stays float64; float32, float16 and bfloat16 become float32, which holds each of their values.
+
+    Raises
+    ------
+    InputError
+        If `x` is not an array of one of these dtypes (integers are refused: a wrong array is likelier than a wanted cast).
+
+    Examples
+    --------
+    >>> as_working(np.array([1.5], dtype=np.float16)).dtype
+    dtype('float32')
+    """
+    array = np.asarray(x)
+    if array.dtype not in FLOAT_DTYPES.values():
+        raise InputError(f"{what} has dtype {array.dtype}; allowed are {', '.join(FLOAT_DTYPES)}")
+    return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
+
+
+def smallest_positive(dtype: np.dtype[Any]) -> float:
+    """Smallest positive (subnormal) number of a floating dtype."""
+    return float(ml_dtypes.finfo(dtype).smallest_subnormal)
+
+
+def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
+    """Round positive scales to the dtype they are stored in (nearest, ties to even).
+
+    A scale that underflows to zero becomes the smallest positive number of `dtype`: all values of such a tile are far below what the
+    dtype can express and quantize to codes next to the zero point, and no division by zero can occur.
+
+    Parameters
+    ----------
+    scale : ndarray of float32 or float64, all > 0 or 0 by underflow
+    dtype : numpy dtype
+        One of :data:`FLOAT_DTYPES`.
+    where : str
+        What the scales belong to, for the message.
+
+    Raises
+    ------
+    NumericalError
+        If a scale overflows `dtype`.
+    """
+    with np.errstate(over="ignore"):
+        stored = scale.astype(dtype)
+    top = float(ml_dtypes.finfo(dtype).max)
+    too_large = ~(stored.astype(np.float64) <= top)
+    if too_large.any():
+        index = tuple(int(i) for i in np.argwhere(too_large)[0])
+        raise NumericalError(
+            f"{where}: scale {float(scale[index]):g} of tile {index} exceeds the largest {dtype.name} number {top:g}; "
+            "store scales as float32 or rescale the tensor"
+        )
+    return np.where(stored == 0, np.asarray(smallest_positive(dtype), dtype=dtype), stored)
