@@ -123,8 +123,11 @@ class Tiling:
             If `grid` does not have :meth:`grid_shape`.
         """
         if grid.shape != self.grid_shape(shape):
-            raise InputError(f"a grid of shape {grid.shape} does not fit shape {shape} under {self.extents}: {self.grid_shape(shape)} is needed")
+            raise InputError(
+                f"a grid of shape {grid.shape} does not fit shape {shape} under {self.extents}: {self.grid_shape(shape)} is needed"
+            )
         for axis, (length, extent) in enumerate(zip(shape, self.extents, strict=True)):
             if extent is not None and extent > 1 and grid.shape[axis] > 1:
-                grid = np.repeat(grid, extent, axis=axis).take(np.arange(length), axis=axis) if length % extent else np.repeat(grid, extent, axis=axis)
+                inside = (slice(None),) * axis + (slice(length),)
+                grid = np.repeat(grid, extent, axis=axis)[inside]
         return grid

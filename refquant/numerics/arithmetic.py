@@ -105,11 +105,11 @@ class FastArithmetic(Arithmetic):
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Product through BLAS."""
-        return np.matmul(a, b)
+        return np.asarray(np.matmul(a, b))
 
     def gram(self, x: Array) -> Array:
         """``x^T x``; NumPy recognises the pattern and calls SYRK, which computes one triangle and mirrors it."""
-        return np.matmul(x.T, x)
+        return np.asarray(np.matmul(x.T, x))
 
     def sum(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
         """Sum with NumPy's pairwise order."""

@@ -52,9 +52,13 @@ def as_working(x: Any, what: str = "the array") -> Array:
     return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
 
 
+def _finfo(dtype: np.dtype[Any]) -> Any:
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+
+
 def smallest_positive(dtype: np.dtype[Any]) -> float:
     """Smallest positive (subnormal) number of a floating dtype."""
-    return float(ml_dtypes.finfo(dtype).smallest_subnormal)
+    return float(_finfo(dtype).smallest_subnormal)
 
 
 def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
@@ -78,7 +82,7 @@ def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
     """
     with np.errstate(over="ignore"):
         stored = scale.astype(dtype)
-    top = float(ml_dtypes.finfo(dtype).max)
+    top = float(_finfo(dtype).max)
     too_large = ~(stored.astype(np.float64) <= top)
     if too_large.any():
         index = tuple(int(i) for i in np.argwhere(too_large)[0])

@@ -50,15 +50,15 @@ def round_to_integer(x: Array, mode: Rounding = Rounding.HALF_EVEN) -> Array:
     """
     match mode:
         case Rounding.HALF_EVEN:
-            return np.rint(x)
+            return np.asarray(np.rint(x))
         case Rounding.HALF_AWAY:
             return _half_away(x)
         case Rounding.TRUNC_HALF:
-            return np.trunc(x + x.dtype.type(0.5))
+            return np.asarray(np.trunc(x + x.dtype.type(0.5)))
         case Rounding.FLOOR:
-            return np.floor(x)
+            return np.asarray(np.floor(x))
         case Rounding.CEIL:
-            return np.ceil(x)
+            return np.asarray(np.ceil(x))
 
 
 def _half_away(x: Array) -> Array:

@@ -1,0 +1,116 @@
+"""From numbers to codes and back, given a grid: ``code = policy(round(x / s) + z)`` and ``x_hat = s * (code - z)``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refquant.core.grid import Grid
+from refquant.core.spec import QuantSpec
+from refquant.errors import InputError, NumericalError
+from refquant.numerics.arrays import Array
+from refquant.numerics.casting import as_working
+from refquant.numerics.rounding import round_to_integer
+
+
+def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
+    """Turn an array into codes on a given grid.
+
+    Parameters
+    ----------
+    x : ndarray of float16, bfloat16, float32 or float64
+    grid : Grid
+        Its scale and zero have one number a tile of `spec.tiling`.
+    spec : QuantSpec
+
+    Returns
+    -------
+    ndarray of `spec.format.dtype`, the shape of `x`
+
+    Raises
+    ------
+    InputError
+        NaN under ``nan="raise"``; a grid that does not fit.
+    NumericalError
+        A code outside the format under ``overflow="raise"``, or an infinity unless it saturates.
+
+    Examples
+    --------
+    >>> from refquant.core import fit_grid, spec
+    >>> import numpy as np
+    >>> x = np.array([[-1.0, 0.0, 0.5, 2.0]])
+    >>> s = spec("int2", scheme="asym_incl0")
+    >>> encode(x, fit_grid(x, s), s)
+    array([[0, 1, 1, 3]], dtype=uint8)
+    """
+    x = as_working(x)
+    scale, zero = grid.expanded(x.shape, spec.tiling, x.dtype)
+    return real_codes(x, scale, zero, spec).astype(spec.format.dtype)
+
+
+def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floating] | None = None) -> Array:
+    """Turn codes back into numbers, ``scale * (code - zero)``.
+
+    Parameters
+    ----------
+    codes : integer ndarray
+    grid : Grid
+    spec : QuantSpec
+    dtype : numpy dtype, optional
+        float32 or float64; by default float64 if the scale is float64, else float32. The difference is exact and the product is
+        rounded once to this dtype.
+
+    Returns
+    -------
+    ndarray of `dtype`, the shape of `codes`
+    """
+    working = np.dtype(dtype) if dtype is not None else grid.working_dtype
+    scale, zero = grid.expanded(codes.shape, spec.tiling, working)
+    return np.asarray(_decode(codes.astype(working), scale, zero))
+
+
+def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
+    """Quantize and dequantize at once, without the detour over integers; the same numbers as ``decode(encode(x))``."""
+    x = as_working(x)
+    scale, zero = grid.expanded(x.shape, spec.tiling, x.dtype)
+    return _decode(real_codes(x, scale, zero, spec), scale, zero)
+
+
+def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> Array:
+    """Codes as floats: `x`, `scale` and `zero` broadcast against each other, all in one floating dtype.
+
+    The single place where a number meets its grid. NaN is replaced or refused first, the division (or, if the scheme says so, the
+    product with the rounded reciprocal) rounds once, then comes the named rounding, the zero point, and the overflow policy, which
+    always acts before any cast.
+    """
+    missing = np.isnan(x)
+    if missing.any():
+        if spec.nan == "raise":
+            raise InputError(f"NaN at index {_first(missing)}; quantize finite numbers, or choose nan='zero'")
+        x = np.where(missing, x.dtype.type(0), x)
+    with np.errstate(over="ignore"):  # a huge value over a tiny scale may become infinite, and then saturates
+        steps = x * (x.dtype.type(1) / scale) if spec.scheme.reciprocal else x / scale
+    codes = round_to_integer(steps, spec.rounding)
+    if zero is not None:
+        codes = codes + zero if spec.scheme.zero != "real" else round_to_integer(steps + zero, spec.rounding)
+    return _apply_overflow(codes, spec)
+
+
+def _apply_overflow(codes: Array, spec: QuantSpec) -> Array:
+    lo, hi = spec.format.lo, spec.format.hi
+    if spec.overflow == "saturate":
+        return np.clip(codes, lo, hi)
+    outside = (codes < lo) | (codes > hi)
+    if not outside.any():
+        return codes
+    if spec.overflow == "raise" or not np.isfinite(codes).all():
+        index = _first(outside)
+        raise NumericalError(f"code {float(codes[index]):g} at index {index} lies outside {spec.format.name} ({lo}..{hi})")
+    return np.asarray(np.remainder(codes - lo, hi - lo + 1) + lo)
+
+
+def _decode(codes: Array, scale: Array, zero: Array | None) -> Array:
+    return np.asarray(scale * (codes if zero is None else codes - zero))
+
+
+def _first(where: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(where)[0])

@@ -1,0 +1,130 @@
+"""Fitting a grid to data: the range of every tile by the scheme's rule, shrunken by search where the spec asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from refquant.core.coding import real_codes
+from refquant.core.grid import RANGE_FLOOR, Grid, grid_from_range
+from refquant.core.scheme import Scheme
+from refquant.core.spec import ClipSearch, QuantSpec
+from refquant.errors import InputError
+from refquant.numerics import FAST, Arithmetic
+from refquant.numerics.arrays import Array
+from refquant.numerics.casting import as_working
+
+
+def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
+    """Choose scale and zero of every tile of `x` by the scheme of `spec`.
+
+    The working dtype is that of `x` (float32 for narrower ones), one rounding an operation, in the order in which the scheme's source
+    computes: range, shrinking, scale, rounding of the scale to its stored format, zero from the stored scale.
+
+    Parameters
+    ----------
+    x : ndarray of float16, bfloat16, float32 or float64
+    spec : QuantSpec
+    arithmetic : Arithmetic
+        Used by the clip search only, for its error sums and powers.
+
+    Returns
+    -------
+    Grid
+
+    Raises
+    ------
+    InputError
+        If a tile holds an infinity, or NaN under ``nan="raise"``.
+    NumericalError
+        If a range or a scale overflows its dtype.
+
+    Examples
+    --------
+    >>> from refquant.core import spec
+    >>> import numpy as np
+    >>> grid = fit_grid(np.array([[-1.0, 2.0]]), spec("int4", scheme="asym_incl0"))
+    >>> float(grid.scale[0, 0]), int(grid.zero[0, 0])
+    (0.2, 5)
+    """
+    x = as_working(x)
+    lo, hi = tile_ranges(x, spec)
+    if spec.clip_search is None:
+        return grid_from_range(lo, hi, spec)
+    return _search_clip(x, lo, hi, spec, spec.clip_search, arithmetic)
+
+
+def tile_ranges(x: Array, spec: QuantSpec) -> tuple[Array, Array]:
+    """Lower and upper end of every tile's range, after the scheme's range rule and `spec.range_ratio`; float32 or float64."""
+    tiling, scheme = spec.tiling, spec.scheme
+    if spec.nan == "zero":
+        x = np.where(np.isnan(x), x.dtype.type(0), x)
+    axes = tiling.inner_axes
+    lo = tiling.blocks(x, np.inf).min(axis=axes)
+    hi = tiling.blocks(x, -np.inf).max(axis=axes)
+    if not (np.isfinite(lo) & np.isfinite(hi)).all():
+        tile = tuple(int(i) for i in np.argwhere(~(np.isfinite(lo) & np.isfinite(hi)))[0])
+        found = "NaN" if np.isnan(lo[tile]) else "an infinity"
+        raise InputError(f"tile {tile} of an array of shape {x.shape} holds {found}; a range needs finite numbers")
+    lo, hi = _apply_range_rule(lo, hi, scheme)
+    lo, hi = _widen_empty(lo, hi, scheme)
+    if spec.range_ratio != 1:
+        ratio = x.dtype.type(spec.range_ratio)
+        lo, hi = lo * ratio, hi * ratio
+    return lo, hi
+
+
+def _apply_range_rule(lo: Array, hi: Array, scheme: Scheme) -> tuple[Array, Array]:
+    if scheme.range == "minmax":
+        return lo, hi
+    zero = lo.dtype.type(0)
+    if scheme.range == "absmax":
+        hi = np.maximum(np.abs(lo), np.abs(hi))
+        return -hi, hi
+    lo, hi = np.minimum(lo, zero), np.maximum(hi, zero)
+    if scheme.range == "minmax_with_zero":
+        return lo, hi
+    hi = np.maximum(np.abs(lo), hi)
+    return np.where(lo < 0, -hi, lo), hi
+
+
+def _widen_empty(lo: Array, hi: Array, scheme: Scheme) -> tuple[Array, Array]:
+    one, floor = lo.dtype.type(1), lo.dtype.type(RANGE_FLOOR)
+    if scheme.empty == "unit_range":
+        empty = (lo == 0) & (hi == 0)
+        return np.where(empty, -one, lo), np.where(empty, one, hi)
+    if scheme.empty == "floor":
+        hi = np.maximum(hi, floor)
+        return -hi if scheme.range == "absmax" else lo, hi
+    return lo, hi
+
+
+def _search_clip(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSearch, arithmetic: Arithmetic) -> Grid:
+    """The shrunken range with the least error sum of each tile; the first (widest) wins ties. Source: IST-DASLab/gptq, ``mse``."""
+    tiling = spec.tiling
+    spec = replace(spec, overflow="saturate", nan="zero")  # a shrunken range is meant to clip
+    blocks = tiling.blocks(np.where(np.isnan(x), x.dtype.type(0), x), 0.0)
+    padding = None if blocks.size == x.size else tiling.blocks(np.zeros(x.shape, dtype=bool), True)
+    best = np.full(lo.shape, np.inf)
+    chosen = grid_from_range(lo, hi, spec)
+    for ratio in search.ratios:
+        factor = x.dtype.type(ratio)
+        grid = grid_from_range(lo * factor, hi * factor, spec)
+        scale = tiling.spread(grid.scale.astype(x.dtype))
+        zero = None if grid.zero is None else tiling.spread(grid.zero.astype(x.dtype))
+        codes = real_codes(blocks, scale, zero, spec)
+        error = np.abs(scale * (codes if zero is None else codes - zero) - blocks)
+        if padding is not None:
+            error[padding] = 0
+        with np.errstate(over="ignore"):  # an infinite loss never wins
+            loss = arithmetic.sum(arithmetic.power(error, search.norm), axis=tiling.inner_axes)
+        better = loss < best
+        best = np.where(better, loss, best)
+        chosen = _merge(better, grid, chosen)
+    return chosen
+
+
+def _merge(take_new: Array, new: Grid, old: Grid) -> Grid:
+    zero = None if new.zero is None or old.zero is None else np.where(take_new, new.zero, old.zero)
+    return Grid(scale=np.where(take_new, new.scale, old.scale), zero=zero)

@@ -1,0 +1,107 @@
+"""The grid of one tensor: scales and zero points, and the arithmetic that makes them of a range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from refquant.core.spec import QuantSpec
+from refquant.core.tiling import Tiling
+from refquant.errors import InputError, NumericalError
+from refquant.numerics.arrays import Array, read_only
+from refquant.numerics.casting import float_dtype, round_scale
+from refquant.numerics.rounding import round_to_integer
+
+RANGE_FLOOR = 1e-5
+SCALE_LIMITS = (1e-5, 1e4)
+WIDE_ZERO_LIMIT = 1e4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Scales and zero points, one a tile.
+
+    Parameters
+    ----------
+    scale : floating ndarray, positive and finite
+    zero : ndarray of the same shape, or None
+        In units of codes: integers (any integer dtype) or, for real zero points, floats.
+    """
+
+    scale: Array
+    zero: Array | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", read_only(self.scale))
+        values = self.scale.astype(np.float64)
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise InputError("a grid's scales are positive and finite; found " + str(values[~((values > 0) & np.isfinite(values))][0]))
+        if self.zero is not None:
+            object.__setattr__(self, "zero", read_only(self.zero))
+            if self.zero.shape != self.scale.shape:
+                raise InputError(f"a grid's zero has the scale's shape {self.scale.shape}, not {self.zero.shape}")
+
+    @property
+    def working_dtype(self) -> np.dtype[np.floating]:
+        """float64 if the scale is float64, else float32."""
+        return np.dtype(np.float64 if self.scale.dtype == np.float64 else np.float32)
+
+    def expanded(self, shape: tuple[int, ...], tiling: Tiling, dtype: np.dtype[np.floating]) -> tuple[Array, Array | None]:
+        """Scale and zero, broadcastable to `shape`, in the floating dtype that is computed in."""
+        scale = tiling.expand(self.scale.astype(dtype), shape)
+        return scale, None if self.zero is None else tiling.expand(self.zero.astype(dtype), shape)
+
+
+def grid_from_range(lo: Array, hi: Array, spec: QuantSpec) -> Grid:
+    """Scale and zero from the ends of each tile's range.
+
+    Parameters
+    ----------
+    lo, hi : ndarray of float32 or float64, one number a tile
+    spec : QuantSpec
+        Its tiling is not looked at.
+
+    Raises
+    ------
+    NumericalError
+        If ``hi - lo`` or a scale overflows.
+    """
+    scheme, working = spec.scheme, lo.dtype
+    stored = float_dtype(spec.scale_format) if spec.scale_format else working
+    scale = round_scale(_raw_scale(lo, hi, spec), stored, f"scheme {scheme.name}")
+    if scheme.zero == "none":
+        return Grid(scale=scale, zero=None)
+    if scheme.zero == "midpoint":
+        middle = 1 << (spec.format.bits - 1)
+        return Grid(scale=scale, zero=np.full(scale.shape, middle, dtype=spec.format.dtype))
+    with np.errstate(over="ignore"):
+        offset = -lo / scale.astype(working)
+    if scheme.zero == "real":
+        return Grid(scale=scale, zero=offset + spec.format.lo)
+    if scheme.zero == "integer_wide":
+        limit = working.type(WIDE_ZERO_LIMIT)
+        return Grid(scale=scale, zero=round_to_integer(np.clip(offset, -limit, limit)).astype(np.int16))
+    # A range that holds 0 puts the zero point inside the codes by itself; only a coarsely rounded scale can push it out by one.
+    zero = np.clip(round_to_integer(offset) + spec.format.lo, spec.format.lo, spec.format.hi)
+    return Grid(scale=scale, zero=zero.astype(spec.format.dtype))
+
+
+def _raw_scale(lo: Array, hi: Array, spec: QuantSpec) -> Array:
+    """The scheme's scale before it is rounded to its stored format; 0 only by underflow."""
+    scheme, working = spec.scheme, lo.dtype
+    with np.errstate(over="ignore"):
+        span = hi if scheme.steps == "half_levels" else hi - lo
+    if not np.isfinite(span).all():
+        tile = tuple(int(i) for i in np.argwhere(~np.isfinite(span))[0])
+        raise NumericalError(
+            f"the range {float(lo[tile]):g} .. {float(hi[tile]):g} of tile {tile} is wider than {working.name} can hold; use float64 or rescale"
+        )
+    if scheme.empty == "span_floor":
+        span = np.maximum(span, working.type(RANGE_FLOOR))
+    scale = span / working.type(spec.scale_divisor)
+    if scheme.empty == "scale_limits":
+        scale = np.clip(scale, working.type(SCALE_LIMITS[0]), working.type(SCALE_LIMITS[1]))
+    if scheme.empty == "unit_scale":
+        scale = np.where(span == 0, working.type(1), scale)
+    return np.asarray(scale)

@@ -1,0 +1,179 @@
+"""A quantized tensor: codes, scales, zero points, and everything needed to read them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from refquant.core.coding import decode
+from refquant.core.grid import Grid
+from refquant.core.spec import QuantSpec
+from refquant.errors import InputError
+from refquant.numerics.arrays import Array, read_only
+
+Parameter = str | int | float | bool | None
+
+
+class Quantized(Protocol):
+    """What every quantized representation of a tensor can do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape."""
+
+    def dequantize(self, dtype: np.dtype[np.floating] | None = None) -> Array:
+        """The numbers that the representation stands for."""
+
+    def parts(self) -> dict[str, Array]:
+        """The arrays it is stored as."""
+
+    def digest(self) -> str:
+        """SHA-256 over spec and parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who made a tensor: the method, its version and parameters. It does not enter the digest."""
+
+    method: str
+    version: str = "1"
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QTensor:
+    """Codes on a grid.
+
+    Parameters
+    ----------
+    codes : integer ndarray
+        Unpacked, in the smallest integer dtype, in the logical shape and order of the tensor.
+    scale : floating ndarray
+        One a tile.
+    zero : ndarray of the same shape, or None
+    spec : QuantSpec
+    permutation : int ndarray ``[columns]``, optional
+        Order in which the columns were quantized, where tiles are runs of *that* order (GPTQ with activation order and dynamic groups):
+        column ``permutation[j]`` lies in tile ``j // group_size``.
+    origin : Origin
+
+    Examples
+    --------
+    >>> from refquant.core import spec
+    >>> from refquant.methods.grid.rtn import rtn
+    >>> import numpy as np
+    >>> q = rtn(np.array([[0.0, 1.0, 2.0, 3.0]]), spec("int2"))
+    >>> q.codes.tolist(), float(q.bits_per_weight)
+    ([[0, 1, 2, 3]], 18.5)
+    """
+
+    codes: Array
+    scale: Array
+    zero: Array | None
+    spec: QuantSpec
+    permutation: Array | None = None
+    origin: Origin = field(default=Origin(method="unknown"))
+
+    def __post_init__(self) -> None:
+        codes, fmt = np.asarray(self.codes), self.spec.format
+        if codes.dtype != fmt.dtype:
+            raise InputError(f"codes of {fmt.name} are {fmt.dtype}, not {codes.dtype}")
+        if codes.size and not (fmt.lo <= int(codes.min()) and int(codes.max()) <= fmt.hi):
+            raise InputError(f"codes of {fmt.name} lie in {fmt.lo}..{fmt.hi}; found {int(codes.min())}..{int(codes.max())}")
+        expected = self.spec.tiling.grid_shape(codes.shape)
+        if np.shape(self.scale) != expected:
+            raise InputError(f"codes of shape {codes.shape} need scales of shape {expected}, not {np.shape(self.scale)}")
+        if (self.zero is None) != (self.spec.scheme.zero == "none"):
+            raise InputError(f"scheme {self.spec.scheme.name} has {'no' if self.zero is not None else 'a'} zero point")
+        grid = Grid(scale=self.scale, zero=self.zero)
+        object.__setattr__(self, "codes", read_only(codes))
+        object.__setattr__(self, "scale", grid.scale)
+        object.__setattr__(self, "zero", grid.zero)
+        if self.permutation is not None:
+            order = read_only(self.permutation)
+            if order.ndim != 1 or not np.array_equal(np.sort(order), np.arange(codes.shape[-1])):
+                raise InputError(f"permutation is not an ordering of {codes.shape[-1]} columns")
+            object.__setattr__(self, "permutation", order)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape."""
+        return self.codes.shape
+
+    @property
+    def grid(self) -> Grid:
+        """Scale and zero as one object."""
+        return Grid(scale=self.scale, zero=self.zero)
+
+    def dequantize(self, dtype: np.dtype[np.floating] | None = None) -> Array:
+        """Return ``scale * (code - zero)``.
+
+        Parameters
+        ----------
+        dtype : numpy dtype, optional
+            float32 or float64; by default float64 if the scale is float64, else float32.
+
+        Returns
+        -------
+        ndarray of :attr:`shape`
+        """
+        if self.permutation is None:
+            return decode(self.codes, self.grid, self.spec, dtype)
+        ordered = decode(self.codes[..., self.permutation], self.grid, self.spec, dtype)
+        values = np.empty_like(ordered)
+        values[..., self.permutation] = ordered
+        return values
+
+    def parts(self) -> dict[str, Array]:
+        """The arrays: ``codes``, ``scale``, and ``zero`` and ``perm`` where there are any."""
+        found = {"codes": self.codes, "scale": self.scale, "zero": self.zero, "perm": self.permutation}
+        return {name: array for name, array in found.items() if array is not None}
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of codes, scales, zero points and permutation, before any padding of a byte layout.
+
+        A scale counts as its dtype, an integer zero point as a code (16 bits where the scheme does not keep it inside the codes), a
+        constant zero point as nothing, an entry of a permutation as ``ceil(log2 columns)`` bits.
+        """
+        tiles = self.scale.size
+        bits = self.codes.size * self.spec.format.bits + tiles * self.scale.dtype.itemsize * 8
+        if self.zero is not None and self.spec.scheme.zero != "midpoint":
+            bits += tiles * (self.spec.format.bits if self.spec.scheme.zero == "integer" else self.zero.dtype.itemsize * 8)
+        if self.permutation is not None:
+            bits += self.permutation.size * max(1, (self.permutation.size - 1).bit_length())
+        return bits
+
+    @property
+    def bits_per_weight(self) -> Fraction:
+        """:attr:`total_bits` over the number of weights, exactly; 0 for an empty tensor.
+
+        Examples
+        --------
+        A 4-bit weight with groups of 128, float16 scales and 4-bit zero points has 4 + 20/128 bits:
+
+        >>> from refquant.core import spec
+        >>> from refquant.methods.grid.rtn import rtn
+        >>> import numpy as np
+        >>> rtn(np.eye(128), spec("int4", group_size=128, scale_format="float16")).bits_per_weight
+        Fraction(133, 32)
+        """
+        return Fraction(self.total_bits, self.codes.size) if self.codes.size else Fraction(0)
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical spec and every part's name, dtype, shape and little-endian bytes."""
+        sha = hashlib.sha256(self.spec.to_json().encode())
+        for name, array in sorted(self.parts().items()):
+            sha.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode())
+            sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        return sha.hexdigest()

@@ -1,0 +1,1 @@
+"""One idea per file, in folders by what the idea changes."""

@@ -1,0 +1,1 @@
+"""Editing the weight to compensate for errors already made."""

@@ -1,0 +1,1 @@
+"""Choosing the grid of a weight."""
