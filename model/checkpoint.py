@@ -1,0 +1,208 @@
+"""From a checkpoint folder to a :class:`~model.transformer.Transformer`: every name, shape, dtype and value is checked on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from model.config import Config
+from model.layers import DenseLinear, Linear
+from model.names import EMBEDDING, HEAD, INERT_SUFFIXES, block_names, tensor_shapes
+from model.transformer import Transformer
+from refquant.errors import InputError, UsageError
+from refquant.numerics import FAST, Arithmetic
+from refquant.numerics.arrays import Array, read_only
+from refquant.storage import open_checkpoint, read_json
+
+# Stored dtypes that every value of survives in the dtype asked for.
+_EXACT = {"float32": ("float32", "float16", "bfloat16"), "float64": ("float64", "float32", "float16", "bfloat16")}
+
+
+class _Source(Protocol):
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> np.dtype[Any]: ...
+
+    def read(self, name: str) -> Array: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _InMemory:
+    tensors: Mapping[str, Array]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return np.shape(self.tensors[name])
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return np.asarray(self.tensors[name]).dtype
+
+    def read(self, name: str) -> Array:
+        return np.asarray(self.tensors[name])
+
+
+def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Arithmetic = FAST) -> Transformer:
+    """Load a LLaDA checkpoint.
+
+    Parameters
+    ----------
+    directory : path
+        Holds ``config.json`` and ``model.safetensors``, or shards and their index. Tensors are float32, float16, bfloat16, or
+        float64 where `dtype` is float64: whatever is stored is carried over exactly.
+    dtype : {"float32", "float64"}
+        Dtype of the parameters and of all arithmetic.
+    arithmetic : Arithmetic
+        Who computes products, sums and elementary functions.
+
+    Returns
+    -------
+    Transformer
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, the config asks for what is not implemented, or a tensor is missing, unexpected, misshapen, of
+        a dtype that would lose bits, or not finite.
+    UsageError
+        If `dtype` is neither of the two.
+
+    Examples
+    --------
+    >>> from model import embedded_directory
+    >>> load(embedded_directory())
+    Transformer(4 blocks, width 256, 3,934,464 parameters, float32)
+    """
+    folder = Path(directory)
+    config = Config.from_dict(read_json(folder / "config.json"), where=str(folder / "config.json"))
+    return _assemble(config, open_checkpoint(folder), str(folder), dtype, arithmetic, {})
+
+
+def build(
+    config: Config,
+    tensors: Mapping[str, Array],
+    dtype: str = "float32",
+    arithmetic: Arithmetic = FAST,
+    linears: Mapping[str, Linear] | None = None,
+) -> Transformer:
+    """Make a model of arrays in memory.
+
+    Parameters
+    ----------
+    config : Config
+    tensors : mapping of str to ndarray
+        By checkpoint name; copied unless they have `dtype` already.
+    dtype, arithmetic
+        As in :func:`load`.
+    linears : mapping of str to Linear, optional
+        Linears to use instead of dense ones; their tensors need not be among `tensors`.
+
+    Raises
+    ------
+    InputError, UsageError
+        As in :func:`load`.
+    """
+    return _assemble(config, _InMemory(tensors), "tensors", dtype, arithmetic, dict(linears or {}))
+
+
+def embedded(dtype: str = "float32", arithmetic: Arithmetic = FAST) -> Transformer:
+    """Load the small trained model that comes with this package; see ``README.md`` in :func:`embedded_directory`.
+
+    Examples
+    --------
+    >>> embedded("float64").config.n_layers
+    4
+    """
+    return load(embedded_directory(), dtype, arithmetic)
+
+
+def embedded_directory() -> Path:
+    """Folder of the embedded model: weights, config, tokenizer, calibration and evaluation texts.
+
+    Raises
+    ------
+    InputError
+        If the package was installed in a way that left no folder on disk (a zip file).
+    """
+    folder = files("model") / "tiny"
+    if not isinstance(folder, Path):
+        raise InputError(f"the embedded model is not a folder on disk ({folder}); unpack the installed package")
+    return folder
+
+
+def _assemble(
+    config: Config, source: _Source, where: str, dtype: str, arithmetic: Arithmetic, given: Mapping[str, Linear]
+) -> Transformer:
+    if str(dtype) not in _EXACT:
+        raise UsageError(f"dtype is {dtype!r}; allowed: float32, float64")
+    expected = tensor_shapes(config)
+    linear_names = [
+        name for index in range(config.n_layers) for group in block_names(config, index).linear_groups for name in group
+    ]
+    for name in given:
+        if name not in linear_names:
+            raise UsageError(f"there is no linear {name!r} in this model; allowed: {', '.join(linear_names[:7])}, ...")
+    optional = {name + end for name in given for end in (".weight", ".bias")}
+    _check_names(expected, optional, source.names, where, config)
+    names = [name for name in expected if name in source.names]
+    for name in names:
+        _check_header(name, source, expected[name], where, dtype)
+    parameters = {name: _read(name, source, where, dtype) for name in names}
+
+    def dense(name: str) -> Linear:
+        return DenseLinear(parameters[name + ".weight"], parameters.get(name + ".bias"), arithmetic)
+
+    linears = {name: given[name] if name in given else dense(name) for name in linear_names}
+    head = DenseLinear(parameters[EMBEDDING + ".weight"], None, arithmetic) if config.weight_tying else dense(HEAD)
+    return Transformer(config, parameters, linears, head, np.dtype(dtype), arithmetic)
+
+
+def _check_names(
+    expected: Iterable[str], optional: set[str], found: tuple[str, ...], where: str, config: Config
+) -> None:
+    present, wanted = set(found), set(expected)
+    missing = [name for name in expected if name not in present and name not in optional]
+    if missing:
+        raise InputError(
+            f"{where}: {len(missing)} of the {len(wanted)} tensors that the config asks for are missing: {_some(missing)}"
+        )
+    extra = [name for name in found if name not in wanted and not name.endswith(INERT_SUFFIXES)]
+    if extra:
+        tied = (
+            "; weight_tying is true, so the head is the embedding"
+            if config.weight_tying and HEAD + ".weight" in extra
+            else ""
+        )
+        raise InputError(f"{where}: {len(extra)} tensors have no place in a model of this config: {_some(extra)}{tied}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _check_header(name: str, source: _Source, shape: tuple[int, ...], where: str, dtype: str) -> None:
+    if source.shape(name) != shape:
+        raise InputError(f"{where}: {name} has shape {source.shape(name)}; the config asks for {shape}")
+    if source.dtype(name).name not in _EXACT[dtype]:
+        raise InputError(
+            f"{where}: {name} is stored as {source.dtype(name).name}; allowed for {dtype}: {', '.join(_EXACT[dtype])}"
+        )
+
+
+def _read(name: str, source: _Source, where: str, dtype: str) -> Array:
+    array = source.read(name).astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(f"{where}: {name}{list(at)} is {array[at]}; allowed: finite numbers")
+    return read_only(array)

@@ -1,0 +1,185 @@
+"""The arithmetic of a block, one function an operation. Shapes stand at the line's end.
+
+B batch, T tokens, d model width, H query heads, K key-value heads, h head width, m MLP width.
+
+Each function returns a new array and never writes into its arguments; inside, it works in place on what it has allocated itself.
+Everything is computed in the dtype of the arguments: a float64 model has float64 norms, rotary tables and softmax throughout, which
+the public code does not (it drops to float32 inside norms and rotary embedding whatever the weights are).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from refquant.numerics import Arithmetic
+from refquant.numerics.arrays import Array
+
+
+def rms_norm(x: Array, gain: Array | None, bias: Array | None, eps: float, arithmetic: Arithmetic) -> Array:
+    """Root-mean-square norm: ``x / sqrt(mean(x^2) + eps)``, then gain and bias.
+
+    The gain comes last, after everything that mixes features; ``gemma_rms`` differs only in that its gain is one plus the weight.
+    """
+    scale = 1 / np.sqrt(arithmetic.mean(x * x, axis=-1, keepdims=True) + eps)  # [..., 1]
+    return _affine(x * scale, gain, bias)
+
+
+def layer_norm(x: Array, gain: Array | None, bias: Array | None, eps: float, arithmetic: Arithmetic) -> Array:
+    """LayerNorm with the biased variance: ``(x - mean) / sqrt(var + eps)``, then gain and bias."""
+    centred = x - arithmetic.mean(x, axis=-1, keepdims=True)
+    centred /= np.sqrt(arithmetic.mean(centred * centred, axis=-1, keepdims=True) + eps)
+    return _affine(centred, gain, bias)
+
+
+def _affine(fresh: Array, gain: Array | None, bias: Array | None) -> Array:
+    if gain is not None:
+        fresh *= gain
+    if bias is not None:
+        fresh += bias
+    return fresh
+
+
+def silu(x: Array, arithmetic: Arithmetic) -> Array:
+    """``x * sigmoid(x)``, as ``x / (1 + exp(-x))``."""
+    with np.errstate(over="ignore"):  # exp(-x) = inf far on the left, where x / inf = -0 is the right limit
+        bottom = arithmetic.exp(-x)
+    bottom += 1
+    return np.divide(x, bottom, out=bottom)
+
+
+def gelu(x: Array, arithmetic: Arithmetic) -> Array:
+    """``x * Phi(x)`` with the exact normal distribution function (not the tanh fit)."""
+    phi = arithmetic.erf(x * math.sqrt(0.5))
+    phi += 1
+    phi *= x
+    phi *= 0.5
+    return phi
+
+
+def relu(x: Array, arithmetic: Arithmetic) -> Array:
+    """``max(x, 0)``."""
+    return np.maximum(x, 0)
+
+
+def swiglu(x: Array, arithmetic: Arithmetic) -> Array:
+    """Value times gate out of one array: the FIRST half is the value, the second one goes through :func:`silu`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refquant.numerics import FAST
+    >>> swiglu(np.array([3.0, 100.0]), FAST)
+    array([300.])
+    """
+    value, gate = np.split(x, 2, axis=-1)
+    out = silu(gate, arithmetic)
+    out *= value
+    return out
+
+
+ACTIVATION: dict[str, Callable[[Array, Arithmetic], Array]] = {
+    "silu": silu,
+    "gelu": gelu,
+    "relu": relu,
+    "swiglu": swiglu,
+}
+
+
+def rope_tables(
+    length: int, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic
+) -> tuple[Array, Array]:
+    """Cosines and sines of ``position * theta^(-2j / head_dim)`` for ``j < head_dim / 2``.
+
+    Parameters
+    ----------
+    length : int
+        Number of positions, counted from 0.
+    head_dim : int
+        Even width of a head.
+    theta : float
+        Base of the frequencies.
+    dtype : dtype
+        float32 or float64: the dtype of *every* step, because a float32 model's angles carry float32 errors that its logits show.
+
+    Returns
+    -------
+    (ndarray [length, head_dim / 2], ndarray [length, head_dim / 2])
+        Each row is the first half of the public code's table, whose second half repeats it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refquant.numerics import FAST
+    >>> cos, sin = rope_tables(2, 4, 10000.0, np.dtype("float64"), FAST)
+    >>> np.round(sin[1], 6)
+    array([0.841471, 0.01    ])
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=dtype) / np.asarray(head_dim, dtype=dtype)  # [h / 2]
+    frequencies = 1 / arithmetic.power(np.full_like(exponents, theta), exponents)
+    angles = np.arange(length, dtype=dtype)[:, None] * frequencies  # [T, h / 2]
+    return arithmetic.cos(angles), arithmetic.sin(angles)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Turn the pairs ``(x[j], x[j + h / 2])`` of each head by the angles of their position.
+
+    The halves are split, not interleaved: with ``x = [a | b]`` the result is ``[a cos - b sin | b cos + a sin]``.
+
+    Parameters
+    ----------
+    x : ndarray [B, H, T, h]
+    cos, sin : ndarray [B or 1, 1, T, h / 2]
+
+    Returns
+    -------
+    ndarray [B, H, T, h]
+        Contiguous in this order, whatever the strides of `x`.
+    """
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    out = np.empty(x.shape, dtype=x.dtype)
+    np.multiply(a, cos, out=out[..., :half])
+    out[..., :half] -= b * sin
+    np.multiply(b, cos, out=out[..., half:])
+    out[..., half:] += a * sin
+    return out
+
+
+def split_heads(x: Array, head_dim: int) -> Array:
+    """View ``[B, T, heads * h]`` as ``[B, heads, T, h]``: a head is a run of consecutive features."""
+    batch, length, width = x.shape
+    return x.reshape(batch, length, width // head_dim, head_dim).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x: Array) -> Array:
+    """``[B, heads, T, h]`` back to ``[B, T, heads * h]``."""
+    batch, heads, length, head_dim = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * head_dim)
+
+
+def attention_probabilities(q: Array, k: Array, key_bias: Array | None, arithmetic: Arithmetic) -> Array:
+    """``softmax(q k^T / sqrt(h) + bias)`` over all keys: every position sees every other one, there is no causal mask.
+
+    Parameters
+    ----------
+    q : ndarray [B, H, T, h]
+    k : ndarray [B, K, T, h]
+        Each key head serves H / K consecutive query heads.
+    key_bias : ndarray broadcastable to [B, H, T, T], or None
+
+    Returns
+    -------
+    ndarray [B, H, T, T]
+    """
+    batch, heads, length, head_dim = q.shape
+    stacked = (q * (1 / math.sqrt(head_dim))).reshape(batch, k.shape[1], -1, head_dim)  # [B, K, H/K * T, h]
+    scores = arithmetic.matmul(stacked, k.swapaxes(-1, -2)).reshape(batch, heads, length, length)
+    if key_bias is not None:
+        scores += key_bias
+    scores -= np.max(scores, axis=-1, keepdims=True)
+    probabilities = arithmetic.exp(scores)
+    probabilities /= arithmetic.sum(probabilities, axis=-1, keepdims=True)
+    return probabilities
