@@ -142,9 +142,7 @@ def write_text(path: PathLike, text: str) -> None:
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{path}: cannot write: character {error.start} is a lone surrogate, UTF-8 needs pairs"
-        ) from error
+        raise InputError(f"{path}: cannot write: character {error.start} is a lone surrogate, UTF-8 needs pairs") from error
     write_bytes(path, data)
 
 

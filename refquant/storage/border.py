@@ -132,7 +132,5 @@ def read_exactly(file: BinaryIO, buffer: memoryview, path: Path) -> None:
     while done < len(buffer):
         count = file.readinto(buffer[done:])  # type: ignore[attr-defined]
         if not count:
-            raise InputError(
-                f"{path}: the file ended {len(buffer) - done} bytes early: it changed while it was being read"
-            )
+            raise InputError(f"{path}: the file ended {len(buffer) - done} bytes early: it changed while it was being read")
         done += count

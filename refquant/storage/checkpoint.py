@@ -159,17 +159,13 @@ def open_checkpoint(directory: PathLike) -> Checkpoint:
     weight_map = _weight_map(folder / INDEX)
     shards = sorted(set(weight_map.values()))
     if single and shards != [SINGLE]:
-        raise InputError(
-            f"{folder}: {SINGLE} and an index of other files are both present, only one may be; remove the stale one"
-        )
+        raise InputError(f"{folder}: {SINGLE} and an index of other files are both present, only one may be; remove the stale one")
     headers = []
     for shard in shards:
         path = _inside(folder, shard)
         if not os.path.lexists(path):
             wanted = sorted(name for name, home in weight_map.items() if home == shard)
-            raise InputError(
-                f"{path}: missing; the index places {len(wanted)} tensors there, first {quoted(wanted[0])}"
-            )
+            raise InputError(f"{path}: missing; the index places {len(wanted)} tensors there, first {quoted(wanted[0])}")
         headers.append(read_header(path))
     _check_index(weight_map, headers, folder / INDEX)
     return _collect(folder, headers)
@@ -193,9 +189,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     for name, shard in found.items():
         # Both kinds of separator, wherever this runs: a folder travels between systems.
         if not isinstance(shard, str) or shard in ("", ".", "..") or any(mark in shard for mark in "/\\:\0"):
-            raise InputError(
-                f"{path}: tensor {quoted(name)} is placed in {quoted(shard)}, a plain file name in the folder is needed"
-            )
+            raise InputError(f"{path}: tensor {quoted(name)} is placed in {quoted(shard)}, a plain file name in the folder is needed")
     return found
 
 
@@ -203,7 +197,8 @@ def _inside(folder: Path, name: str) -> Path:
     """Return ``folder / name`` if links, followed to their ends, do not lead out of the folder."""
     path = folder / name
     with telling(path, "read"):
-        home, target = folder.resolve(), path.resolve()
+        # Not Path.resolve(): before Python 3.13 that answers a loop of links with a RuntimeError.
+        home, target = (Path(os.path.realpath(place)) for place in (folder, path))
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
@@ -218,9 +213,7 @@ def _check_index(weight_map: Mapping[str, str], headers: list[Header], path: Pat
     for header in headers:
         for name in header.tensors:
             if name in home:
-                raise InputError(
-                    f"{header.path}: tensor {quoted(name)} is in {quoted(home[name])} too, it may be in one file only"
-                )
+                raise InputError(f"{header.path}: tensor {quoted(name)} is in {quoted(home[name])} too, it may be in one file only")
             if name not in weight_map:
                 raise InputError(f"{header.path}: tensor {quoted(name)} is not listed in {path.name}")
             home[name] = header.path.name

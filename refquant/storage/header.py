@@ -148,9 +148,7 @@ def _entry(name: str, found: Any, start: int, path: Path) -> TensorEntry:
         raise InputError(f"{where}: dtype {quoted(found['dtype'])}, known are {', '.join(DTYPES)}")
     shape, offsets = found["shape"], found["data_offsets"]
     if not _sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        raise InputError(
-            f"{where}: shape {quoted(shape)}, a list of at most {MAX_DIMENSIONS} non-negative integers is needed"
-        )
+        raise InputError(f"{where}: shape {quoted(shape)}, a list of at most {MAX_DIMENSIONS} non-negative integers is needed")
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise InputError(f"{where}: data_offsets {quoted(offsets)}, two integers 0 <= begin <= end are needed")
     # Python integers do not overflow. An empty tensor may still have another axis that is too long for NumPy.
@@ -169,8 +167,7 @@ def _check_cover(tensors: Mapping[str, TensorEntry], start: int, size: int, path
         if entry.position != reached:
             fault = "overlaps the tensor before it" if entry.position < reached else "leaves a gap before it"
             raise InputError(
-                f"{path}: tensor {quoted(name)}: begins at data byte {entry.position - start} and {fault}, "
-                f"byte {reached - start} is needed"
+                f"{path}: tensor {quoted(name)}: begins at data byte {entry.position - start} and {fault}, byte {reached - start} is needed"
             )
         reached += entry.nbytes
     if reached != size:

@@ -114,6 +114,7 @@ def read_json(path: PathLike) -> dict[str, Any]:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = Path(folder, "a.json").write_text('{"bits": 4}')
     ...     read_json(f"{folder}/a.json")
@@ -148,6 +149,7 @@ def read_json_lines(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = Path(folder, "a.jsonl").write_text('{"a": 1}\\n{"a": 2}\\n')
     ...     list(read_json_lines(f"{folder}/a.jsonl"))
@@ -220,8 +222,7 @@ def _check_canonical(value: Any, where: str) -> None:
             raise InputError(f"canonical JSON: {where} is {float(value)}, finite numbers are needed")
     elif value is not None and not isinstance(value, int | str):
         raise InputError(
-            f"canonical JSON: {where} is a {type(value).__name__}, "
-            "allowed are None, bool, int, float, str, list, tuple and dict"
+            f"canonical JSON: {where} is a {type(value).__name__}, allowed are None, bool, int, float, str, list, tuple and dict"
         )
 
 

@@ -2,8 +2,9 @@
 
 Both directions move bytes by themselves, for three reasons seen in release 0.8.0 of the safetensors package: its
 NumPy writer takes the memory of a transposed, strided or reversed array as if it were contiguous and stores wrong
-values; it orders metadata differently on every run; its NumPy reader has no bfloat16. The package still has the last
-word on every file that is written: it must open the temporary file before that takes the target's name.
+values (for a reversed one, even bytes from beyond it); it orders metadata differently on every run; ``load`` has no
+bfloat16. The package still has the last word on every file that is written: it must open the temporary file before that
+takes the target's name.
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ def read_entry(file: BinaryIO, name: str, entry: TensorEntry, path: Path) -> Arr
     read_exactly(file, raw.data, path)
     if entry.dtype == np.bool_ and raw.size and raw.max() > 1:
         # NumPy would carry the byte along as a third truth value.
-        raise InputError(
-            f"{path}: tensor {quoted(name)}: byte {int(raw.max())} in a BOOL tensor, only 0 and 1 are allowed"
-        )
+        raise InputError(f"{path}: tensor {quoted(name)}: byte {int(raw.max())} in a BOOL tensor, only 0 and 1 are allowed")
     return _swapped(raw, entry.dtype.itemsize).view(entry.dtype).reshape(entry.shape)
 
 
@@ -139,9 +138,7 @@ def _tag(name: str, array: Array) -> str:
     return tag
 
 
-def _header_bytes(
-    order: list[str], tags: Mapping[str, str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None
-) -> bytes:
+def _header_bytes(order: list[str], tags: Mapping[str, str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None) -> bytes:
     header: dict[str, Any] = {}
     for key, value in sorted((metadata or {}).items()):
         if not isinstance(key, str) or not isinstance(value, str):
@@ -154,9 +151,7 @@ def _header_bytes(
     try:
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(
-            "a tensor name or piece of metadata holds a lone surrogate, valid Unicode is needed"
-        ) from error
+        raise UsageError("a tensor name or piece of metadata holds a lone surrogate, valid Unicode is needed") from error
     text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
     if len(text) > MAX_HEADER_BYTES:
         raise UsageError(f"a header of {len(text)} bytes, at most {MAX_HEADER_BYTES} are allowed")
@@ -183,6 +178,4 @@ def _second_opinion(temporary: Path, order: list[str]) -> None:
     except safetensors.SafetensorError as error:
         raise InputError(f"{temporary}: the safetensors package refuses what was written: {error}") from error
     if names != sorted(order):
-        raise InputError(
-            f"{temporary}: the safetensors package finds {len(names)} tensors where {len(order)} were written"
-        )
+        raise InputError(f"{temporary}: the safetensors package finds {len(names)} tensors where {len(order)} were written")
