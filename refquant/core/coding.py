@@ -9,7 +9,7 @@ from refquant.core.spec import QuantSpec
 from refquant.errors import InputError, NumericalError
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
-from refquant.numerics.rounding import round_to_integer
+from refquant.numerics.rounding import Rounding, round_to_integer
 
 
 def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
@@ -114,3 +114,37 @@ def _decode(codes: Array, scale: Array, zero: Array | None) -> Array:
 
 def _first(where: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(where)[0])
+
+
+def decision_margins(x: Array, codes: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> Array:
+    """Distance of every decision to the nearest value with another code, in steps of its grid.
+
+    Where two implementations disagree although both are right, the margin is below their rounding error.
+
+    Parameters
+    ----------
+    x : float64 ndarray
+        The values that were coded.
+    codes : ndarray
+        What they were coded as (integers, or floats that are integers).
+    scale, zero : ndarray
+        Broadcastable to `x`.
+    spec : QuantSpec
+        A saturated code has one boundary only, towards the inside. Under ``overflow="wrap"`` margins have no meaning.
+
+    Returns
+    -------
+    float64 ndarray, never negative
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refquant.core import spec
+    >>> decision_margins(np.array([0.4, 9.0]), np.array([0.0, 3.0]), np.array(1.0), np.array(0.0), spec("int2"))
+    array([0.1, 6.5])
+    """
+    centre = {Rounding.FLOOR: 0.5, Rounding.CEIL: -0.5}.get(spec.rounding, 0.0)
+    place = np.asarray(x / scale + (0 if zero is None else zero), dtype=np.float64)
+    lower = np.where(codes > spec.format.lo, place - (codes + centre - 0.5), np.inf)
+    upper = np.where(codes < spec.format.hi, (codes + centre + 0.5) - place, np.inf)
+    return np.asarray(np.maximum(np.minimum(lower, upper), 0.0))

@@ -1,0 +1,422 @@
+"""GPTQ: quantize column by column, and let the columns still to come make up for the error (arXiv 2210.17323).
+
+Minimizes ``tr((W - Q) H (W - Q)^T)`` greedily. With ``n`` columns, in the order ``0..n-1``:
+
+[GPTQ-1]  H = sum_t x_t x_t^T (float64; a constant factor changes nothing).
+[GPTQ-2]  dead inputs, H_ii = 0: set H_ii = 1 and the column of W to 0.
+[GPTQ-3]  act order: permute columns by descending H_ii (stable).
+[GPTQ-4]  H += lambda I,  lambda = damping * mean(diag H), after [GPTQ-2].
+[GPTQ-5]  U upper triangular with H^-1 = U^T U.
+[GPTQ-6]  for i = 0..n-1:  q_i = Q(W_i),  e_i = (W_i - q_i) / U_ii,  W_j -= e_i U_ij for j > i.
+[GPTQ-7]  lazy blocks: inside a block update the block only, behind it  W_rest -= E U_block,rest.
+[GPTQ-8]  W - Q = E U, hence tr((W - Q)(H + lambda I)(W - Q)^T) = |E|^2: a self-check, whatever the grid.
+
+Departures from the authors' code (IST-DASLab/gptq), each reachable through ``compat``:
+
+* ``lazy_groups``: they fit a group on the matrix as it stood when the lazy block began, so with groups smaller than a block the block
+  size changes the result. Here a group is fitted on fully compensated columns (blocks are cut at group boundaries), and the block size
+  is a matter of speed only.
+* ``half_range_sym``: their symmetric grid of a row without negative entries covers half the range (scheme ``sym_gptq_half_range``).
+* ``grid_before_dead``: they fit whole-row grids before dead columns are set to zero.
+* U comes from one factorization of the reversed Hessian instead of Cholesky, inverse, Cholesky. Arithmetic is float64 throughout,
+  theirs float32. Sorting is stable, theirs is not: pass their order as `act_order` to follow it.
+
+Readings: dynamic groups under act order are runs of the permuted order (as in the code), static groups of the original order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refquant.core.coding import decision_margins, real_codes
+from refquant.core.fitting import fit_grid
+from refquant.core.grid import Grid
+from refquant.core.qtensor import Origin, QTensor
+from refquant.core.scheme import find_scheme
+from refquant.core.spec import QuantSpec
+from refquant.core.tiling import Tiling
+from refquant.errors import InputError, NotPositiveDefiniteError, UsageError
+from refquant.methods.card import Card, Equation
+from refquant.numerics import FAST, Arithmetic
+from refquant.numerics.arrays import Array, Float64Array, IntArray
+from refquant.numerics.casting import as_working
+from refquant.numerics.cholesky import upper_factor_of_inverse
+
+QUIRKS = ("lazy_groups", "half_range_sym", "grid_before_dead")
+PRESETS: dict[str, tuple[str, ...]] = {"istdaslab": QUIRKS, "lazy": ("lazy_groups",), "llmcompressor": ()}
+
+CARD = Card(
+    name="gptq",
+    title="GPTQ: error compensation through the inverse Hessian",
+    paper="Frantar et al., GPTQ, arXiv 2210.17323; code: IST-DASLab/gptq",
+    inputs=("weight [out, in]", "hessian [in, in]", "spec"),
+    equations=(
+        Equation("GPTQ-1", "H = sum of x x^T over calibration tokens"),
+        Equation("GPTQ-2", "dead inputs: H_ii = 1, column of W = 0"),
+        Equation("GPTQ-3", "activation order: columns by descending H_ii"),
+        Equation("GPTQ-4", "H += damping * mean(diag H) * I, after dead inputs were set"),
+        Equation("GPTQ-5", "upper triangular U with H^-1 = U^T U"),
+        Equation("GPTQ-6", "q_i = Q(W_i), e_i = (W_i - q_i) / U_ii, W_j -= e_i U_ij for j > i"),
+        Equation("GPTQ-7", "lazy blocks: W_rest -= E U_block,rest"),
+        Equation("GPTQ-8", "tr((W - Q)(H + lambda I)(W - Q)^T) = |E|^2"),
+    ),
+    departures=(
+        "groups are fitted on fully compensated columns (compat='lazy_groups': as the code, on what the lazy block began with)",
+        "symmetric rows without negatives use their whole range (compat='half_range_sym': half of it, as the code)",
+        "whole-row grids are fitted after dead columns were zeroed (compat='grid_before_dead': before, as the code)",
+        "one Cholesky factorization of the reversed Hessian; float64 throughout; stable sort for activation order",
+        "the code's ternary mode (trits) is not offered",
+    ),
+    guarantees=(
+        "with H = I the codes are those of RTN on float64 weights",
+        "H and c H give the same codes; the block size changes no code whose decision margin exceeds rounding error",
+        "the loss identity GPTQ-8 holds for every grid, order and block size",
+    ),
+    lane="bounded (FAST)",
+    cost="2 n^3 / 3 for the factor, 2 out n^2 / 2 for the updates",
+    oracle="refquant.oracle.gptq (LDL^T in Fractions); IST-DASLab/gptq and llm-compressor run in float64 and float32",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GptqTrace:
+    """Everything that happened; matrices are in quantization order, column ``j`` being original column ``order[j]``.
+
+    Parameters
+    ----------
+    quantized : QTensor
+    order : int ndarray ``[n]``
+    dead : bool ndarray ``[n]``, original order
+    damping : float
+        The number lambda that was added to the diagonal.
+    hessian : float64 ndarray ``[n, n]``
+        Permuted and damped.
+    factor : float64 ndarray ``[n, n]``
+        U of [GPTQ-5].
+    decided : float64 ndarray ``[out, n]``
+        The compensated value of each weight at the moment when its code was chosen.
+    errors : float64 ndarray ``[out, n]``
+        E of [GPTQ-8].
+    margins : float64 ndarray ``[out, n]``
+        Distance of each decision to the nearest value that would have given another code, in steps of its grid.
+    """
+
+    quantized: QTensor
+    order: IntArray
+    dead: Array
+    damping: float
+    hessian: Float64Array
+    factor: Float64Array
+    decided: Float64Array
+    errors: Float64Array
+    margins: Float64Array
+
+    def loss(self, arithmetic: Arithmetic = FAST) -> float:
+        """Half of ``|E|^2``, the number that the authors' code reports as its error."""
+        return 0.5 * float(arithmetic.sum(self.errors * self.errors))
+
+
+def gptq(
+    weight: Array,
+    hessian: Array,
+    spec: QuantSpec,
+    *,
+    damping: float = 0.01,
+    block_size: int = 128,
+    act_order: bool | Array = False,
+    static_groups: bool = False,
+    compat: str | Iterable[str] | None = None,
+    grid: Grid | None = None,
+    arithmetic: Arithmetic = FAST,
+) -> QTensor:
+    """Quantize a weight with error compensation.
+
+    Parameters
+    ----------
+    weight : ndarray ``[out, in]`` of float16, bfloat16, float32 or float64
+        Computed with in float64.
+    hessian : ndarray ``[in, in]``
+        Symmetric; see :func:`refquant.hessian`.
+    spec : QuantSpec
+        Tiles may have any extent along the rows; along the columns, groups or whole rows.
+    damping : float
+        Multiple of the mean diagonal that is added to the diagonal.
+    block_size : int
+        Columns a lazy block. A matter of speed, except under ``compat="lazy_groups"``.
+    act_order : bool or int ndarray ``[in]``
+        Quantize columns by descending diagonal, or in the order given.
+    static_groups : bool
+        Fit all groups beforehand, on the original columns in the original order.
+    compat : str or iterable of str, optional
+        Faults of the authors' code to reproduce: ``"lazy_groups"``, ``"half_range_sym"``, ``"grid_before_dead"``, or the presets
+        ``"istdaslab"`` (all three) and ``"lazy"`` (the first).
+    grid : Grid, optional
+        Scales and zero points fixed beforehand (tiles of the original order), as llm-compressor does.
+    arithmetic : Arithmetic
+
+    Returns
+    -------
+    QTensor
+        Codes in the original column order. Under act order with dynamic groups it carries the permutation.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, or numbers that are not finite.
+    UsageError
+        Options that contradict each other or are out of range.
+    NotPositiveDefiniteError
+        If the damped Hessian cannot be factored; the message names a damping that works.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refquant.core import spec
+    >>> w = np.array([[0.9, 0.4, -1.0, 2.0]])
+    >>> h = np.ones((4, 4)) + np.eye(4)
+    >>> gptq(w, h, spec("int2")).codes.tolist(), gptq(w, np.eye(4), spec("int2")).codes.tolist()
+    ([[2, 1, 0, 3]], [[2, 1, 0, 3]])
+    """
+    trace = gptq_trace(
+        weight,
+        hessian,
+        spec,
+        damping=damping,
+        block_size=block_size,
+        act_order=act_order,
+        static_groups=static_groups,
+        compat=compat,
+        grid=grid,
+        arithmetic=arithmetic,
+    )
+    return trace.quantized
+
+
+def gptq_trace(
+    weight: Array,
+    hessian: Array,
+    spec: QuantSpec,
+    *,
+    damping: float = 0.01,
+    block_size: int = 128,
+    act_order: bool | Array = False,
+    static_groups: bool = False,
+    compat: str | Iterable[str] | None = None,
+    grid: Grid | None = None,
+    arithmetic: Arithmetic = FAST,
+) -> GptqTrace:
+    """Quantize like :func:`gptq` and return the intermediates too; parameters and errors are the same."""
+    w, h = _checked(weight, hessian, spec, damping, block_size)
+    quirks = _quirks(compat)
+    if "half_range_sym" in quirks and spec.scheme.name == "sym_gptq":
+        spec = replace(spec, scheme=find_scheme("sym_gptq_half_range"))
+    whole_rows = spec.tiling.extents[1] is None
+    if grid is None and whole_rows and "grid_before_dead" in quirks:
+        grid = fit_grid(w, spec, arithmetic)
+
+    dead = np.diagonal(h) == 0  # [GPTQ-2]
+    w[:, dead], h[dead, dead] = 0, 1
+    if grid is None and (whole_rows or static_groups):
+        grid = fit_grid(w, spec, arithmetic)
+
+    order = _order(np.diagonal(h), act_order)  # [GPTQ-3]
+    h = h[np.ix_(order, order)]
+    added = damping * float(arithmetic.mean(np.diagonal(h)))  # [GPTQ-4]
+    h[np.diag_indices_from(h)] += added
+    factor = _factor(h, damping, arithmetic)  # [GPTQ-5]
+
+    grids = _Grids(spec, w.shape, order, grid, arithmetic)
+    codes, decided = _sweep(w[:, order], factor, spec, grids, block_size, "lazy_groups" in quirks, arithmetic)
+
+    scale, zero = grids.columns()
+    residual = decided - scale * (codes if zero is None else codes - zero)
+    quantized = QTensor(
+        codes=_unpermuted(codes, order).astype(spec.format.dtype),
+        scale=grids.grid.scale,
+        zero=grids.grid.zero,
+        spec=spec,
+        permutation=order if grids.follow_order else None,
+        origin=Origin(method="gptq", parameters={"damping": damping, "static_groups": static_groups, "compat": ",".join(sorted(quirks))}),
+    )
+    return GptqTrace(
+        quantized=quantized,
+        order=order,
+        dead=dead,
+        damping=added,
+        hessian=h,
+        factor=factor,
+        decided=decided,
+        errors=residual / np.diagonal(factor),
+        margins=decision_margins(decided, codes, scale, zero, spec),
+    )
+
+
+def _sweep(
+    w: Float64Array, factor: Float64Array, spec: QuantSpec, grids: _Grids, block_size: int, lazy: bool, arithmetic: Arithmetic
+) -> tuple[Float64Array, Float64Array]:
+    """[GPTQ-6] and [GPTQ-7] over columns in quantization order; returns codes as floats and the values that were decided on."""
+    running = np.ascontiguousarray(w.T)  # transposed: a column of the weight is contiguous
+    codes = np.empty_like(running)
+    columns = len(running)
+    start = 0
+    while start < columns:
+        stop = min(start + block_size, columns)
+        if not lazy:
+            stop = min(stop, grids.next_group_start(start))
+        block = running[start:stop].copy() if lazy else running[start:stop]
+        errors = np.empty_like(block)
+        for i in range(start, stop):
+            scale, zero = grids.at(i, running)
+            row = block[i - start]
+            codes[i] = real_codes(row, scale, zero, spec)
+            errors[i - start] = (row - scale * (codes[i] if zero is None else codes[i] - zero)) / factor[i, i]
+            block[i - start + 1 :] -= factor[i, i + 1 : stop, None] * errors[i - start]  # [GPTQ-6]
+        running[start:stop] = block
+        running[stop:] -= arithmetic.matmul(factor[start:stop, stop:].T, errors)  # [GPTQ-7]
+        start = stop
+    return np.ascontiguousarray(codes.T), np.ascontiguousarray(running.T)
+
+
+class _Grids:
+    """The grid of each column: fixed beforehand, or fitted when the sweep reaches a group's first column."""
+
+    def __init__(self, spec: QuantSpec, shape: tuple[int, ...], order: IntArray, fixed: Grid | None, arithmetic: Arithmetic) -> None:
+        rows, columns = shape
+        self.spec, self.order, self.arithmetic = spec, order, arithmetic
+        self.fixed = fixed
+        self.columns_per_group = spec.tiling.extents[1] or max(columns, 1)
+        self.rows_per_tile = spec.tiling.extents[0]
+        self.rows = rows
+        self.fitted: list[Grid] = []
+        identity = np.array_equal(order, np.arange(columns))
+        self.follow_order = fixed is None and not identity
+        if fixed is not None and fixed.scale.shape != spec.tiling.grid_shape((rows, columns)):
+            raise InputError(f"the grid has shape {fixed.scale.shape}; {spec.tiling.grid_shape((rows, columns))} is needed")
+        self._wide = None if fixed is None else self._expand(fixed)
+
+    def _expand(self, grid: Grid) -> tuple[Array, Array | None]:
+        """Scale and zero as float64 ``[groups, rows]``."""
+        rows = Tiling((self.rows_per_tile, 1))
+        shape = (self.rows, grid.scale.shape[1])
+        scale, zero = grid.expanded(shape, rows, np.dtype(np.float64))
+        full = np.broadcast_to(scale, shape).T.copy()
+        return full, None if zero is None else np.broadcast_to(zero, shape).T.copy()
+
+    def next_group_start(self, column: int) -> int:
+        """First column after `column` at which a new group is fitted."""
+        if self.fixed is not None:
+            return len(self.order)
+        return (column // self.columns_per_group + 1) * self.columns_per_group
+
+    def at(self, column: int, running: Float64Array) -> tuple[Array, Array | None]:
+        """Scale and zero ``[rows]`` of a column in quantization order; `running` is the transposed matrix as it stands."""
+        if self._wide is not None:
+            group = int(self.order[column]) // self.columns_per_group
+            return self._wide[0][group], None if self._wide[1] is None else self._wide[1][group]
+        if column % self.columns_per_group == 0:
+            values = running[column : column + self.columns_per_group].T
+            spec = self.spec.with_tiling(Tiling((self.rows_per_tile, None)))
+            self.fitted.append(fit_grid(values, spec, self.arithmetic))
+            self._current = self._expand(self.fitted[-1])
+        return self._current[0][0], None if self._current[1] is None else self._current[1][0]
+
+    @property
+    def grid(self) -> Grid:
+        """The whole grid, one column a group."""
+        if self.fixed is not None:
+            return self.fixed
+        empty = not self.fitted
+        if empty:
+            return fit_grid(np.empty((self.rows, 0)), self.spec, self.arithmetic)
+        zeros = [g.zero for g in self.fitted if g.zero is not None]
+        return Grid(
+            scale=np.concatenate([g.scale for g in self.fitted], axis=1),
+            zero=np.concatenate(zeros, axis=1) if zeros else None,
+        )
+
+    def columns(self) -> tuple[Array, Array | None]:
+        """Scale and zero of every column in quantization order, float64 ``[rows, columns]``."""
+        scale, zero = self._expand(self.grid)
+        position = self.order if self.fixed is not None else np.arange(len(self.order))
+        group = position // self.columns_per_group
+        return scale[group].T, None if zero is None else zero[group].T
+
+
+def _checked(weight: Array, hessian: Array, spec: QuantSpec, damping: float, block_size: int) -> tuple[Float64Array, Float64Array]:
+    """Float64 copies of weight and Hessian, after everything about them was checked."""
+    w = as_working(weight, "the weight").astype(np.float64)
+    h = np.array(hessian, dtype=np.float64)
+    if w.ndim != 2:
+        raise InputError(f"GPTQ quantizes a matrix [out, in]; the weight has shape {w.shape}")
+    if h.shape != (w.shape[1], w.shape[1]):
+        raise InputError(f"a weight of shape {w.shape} needs a Hessian of shape {(w.shape[1],) * 2}, not {h.shape}")
+    for what, array in (("weight", w), ("Hessian", h)):
+        if not np.isfinite(array).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise InputError(f"the {what} holds {array[index]} at index {index}; finite numbers are needed")
+    if not np.array_equal(h, h.T):
+        raise InputError("the Hessian is not symmetric")
+    if len(spec.tiling.extents) != 2:
+        raise InputError(f"GPTQ needs a tiling of two axes, not {spec.tiling.extents}")
+    if not (np.isfinite(damping) and damping >= 0):
+        raise UsageError(f"damping is a finite number of at least 0, not {damping!r}")
+    if isinstance(block_size, bool) or not isinstance(block_size, int | np.integer) or block_size < 1:
+        raise UsageError(f"block_size is a positive integer, not {block_size!r}")
+    return w, h
+
+
+def _quirks(compat: str | Iterable[str] | None) -> frozenset[str]:
+    names = () if compat is None else (compat,) if isinstance(compat, str) else tuple(compat)
+    found: set[str] = set()
+    for name in names:
+        if name not in QUIRKS and name not in PRESETS:
+            raise UsageError(f"unknown compat {name!r}; known are {', '.join((*PRESETS, *QUIRKS))}")
+        found.update(PRESETS.get(name, (name,)))
+    return frozenset(found)
+
+
+def _order(diagonal: Array, act_order: bool | Array) -> IntArray:
+    """The order in which columns are quantized."""
+    columns = np.arange(len(diagonal))
+    if isinstance(act_order, bool | np.bool_):
+        return np.argsort(-diagonal, kind="stable") if act_order else columns
+    order = np.asarray(act_order)
+    if order.shape != columns.shape or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), columns):
+        raise InputError(f"act_order is True, False or an ordering of {len(columns)} columns")
+    return order.astype(np.intp)
+
+
+def _factor(h: Float64Array, damping: float, arithmetic: Arithmetic) -> Float64Array:
+    """[GPTQ-5], and if it fails the smallest damping of a ladder that would have worked."""
+    try:
+        return upper_factor_of_inverse(h, arithmetic)
+    except NotPositiveDefiniteError as error:
+        works = _working_damping(h, damping, arithmetic)
+        advice = f"damping={works:g} would work" if works is not None else "no damping up to 100 times the mean diagonal works"
+        raise NotPositiveDefiniteError(
+            f"the Hessian with damping {damping:g} is not positive definite (pivot of column {error.pivot}); {advice}", error.pivot
+        ) from error
+
+
+def _working_damping(h: Float64Array, damping: float, arithmetic: Arithmetic) -> float | None:
+    mean = float(arithmetic.mean(np.diagonal(h))) / (1 + damping)
+    candidate = max(damping * 10, 1e-8)
+    while candidate <= 100 and mean > 0:
+        trial = h.copy()
+        trial[np.diag_indices_from(trial)] += (candidate - damping) * mean
+        try:
+            upper_factor_of_inverse(trial, arithmetic)
+        except NotPositiveDefiniteError:
+            candidate *= 10
+        else:
+            return candidate
+    return None
+
+
+def _unpermuted(ordered: Array, order: IntArray) -> Array:
+    original = np.empty_like(ordered)
+    original[:, order] = ordered
+    return original
