@@ -1,4 +1,4 @@
-"""Checks of what callers hand in: token ids and attention masks."""
+"""Checks of what callers hand in: token ids, attention masks, settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from refquant.errors import InputError
+from refquant.errors import InputError, UsageError
 from refquant.numerics.arrays import Array
 
 
@@ -67,3 +67,24 @@ def mask_of_ones(values: Any, shape: tuple[int, int]) -> Array:
         at = tuple(int(i) for i in np.argwhere(bad)[0])
         raise InputError(f"attention_mask{list(at)} is {mask[at]}; allowed: 0 or 1")
     return mask.astype(bool)
+
+
+def token_id(value: Any, rows: int, name: str) -> int:
+    """Check one token id among the settings; ``UsageError`` unless it is an integer in 0..rows - 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < rows:
+        raise UsageError(f"{name} is {value!r}; allowed: a token id, 0 to {rows - 1}")
+    return int(value)
+
+
+def count(value: Any, name: str) -> int:
+    """Check a count among the settings; ``UsageError`` unless it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UsageError(f"{name} is {value!r}; allowed: an integer of at least 1")
+    return int(value)
+
+
+def not_negative(value: Any, name: str) -> float:
+    """Check a number among the settings; ``UsageError`` unless it is finite and at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+        raise UsageError(f"{name} is {value!r}; allowed: a finite number of at least 0")
+    return float(value)

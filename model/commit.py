@@ -1,0 +1,130 @@
+"""The parts of one denoising step: how many tokens to commit, which logits, which tokens, which positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from model.transformer import Transformer
+from refquant.numerics.arrays import Array
+
+REMASKING = ("low_confidence", "random")
+
+
+class Uniforms(Protocol):
+    """A source of uniform numbers in [0, 1): a ``numpy.random.Generator``, or a replay of recorded draws."""
+
+    def random(self, size: Any, dtype: Any, /) -> Any:
+        """Draw an array of shape `size` and dtype `dtype`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The checked settings of one run."""
+
+    mask_id: int
+    gen_length: int
+    block_length: int
+    steps: int
+    temperature: float
+    cfg_scale: float
+    remasking: str
+    no_eos: int | None  # never predicted (logits_eos_inf)
+    doubtful: tuple[int, int] | None  # (eos, eot): predicted, but with no confidence (confidence_eos_eot_inf)
+    rng: Uniforms | None
+
+
+def commit_schedule(masks: Array, steps: int) -> Array:
+    """How many tokens each step commits: as equal as can be, the larger shares first.
+
+    Parameters
+    ----------
+    masks : ndarray of int [B]
+        Masks in the block when it begins.
+    steps : int
+        Steps that the block gets. With more steps than masks the last ones commit nothing.
+
+    Returns
+    -------
+    ndarray of int [B, steps]
+
+    Examples
+    --------
+    >>> commit_schedule(np.array([8, 2]), 3)
+    array([[3, 3, 2],
+           [1, 1, 0]])
+    """
+    share, rest = np.divmod(masks[:, None], steps)
+    return np.asarray(share + (np.arange(steps) < rest))
+
+
+def guided_logits(
+    m: Transformer, x: Array, prompt_index: Array, mask_id: int, cfg_scale: float, attention_mask: Array | None = None
+) -> Array:
+    """Logits with classifier-free guidance: ``u + (cfg_scale + 1) (c - u)``, where `u` is made with the prompt masked out.
+
+    Parameters
+    ----------
+    m : Transformer
+    x : ndarray of int [B, T]
+    prompt_index : ndarray of bool [B, T]
+        What to mask for `u`.
+    mask_id : int
+    cfg_scale : float
+        With 0, only `c` is computed.
+    attention_mask : ndarray of bool [B, T], optional
+
+    Returns
+    -------
+    ndarray [B, T, rows]
+    """
+    if cfg_scale == 0:
+        return m.logits(x, attention_mask)
+    both = np.concatenate([x, np.where(prompt_index, mask_id, x)])
+    conditional, unconditional = np.split(
+        m.logits(both, None if attention_mask is None else np.tile(attention_mask, (2, 1))), 2
+    )
+    return np.asarray(unconditional + (cfg_scale + 1) * (conditional - unconditional))
+
+
+def predict(m: Transformer, logits: Array, rules: Rules) -> tuple[Array, Array]:
+    """Choose a token at every position, and say how sure that is: ids [B, T], confidence [B, T]."""
+    if rules.no_eos is not None or rules.doubtful is not None:
+        logits = logits.copy()
+    if rules.no_eos is not None:
+        logits[..., rules.no_eos] = -np.inf
+    if rules.temperature == 0:
+        predicted = np.argmax(logits, axis=-1)
+    else:
+        assert rules.rng is not None  # noqa: S101  (the sampler checks its settings before it runs)
+        predicted = np.argmax(_gumbel(m, logits, rules.temperature, rules.rng), axis=-1)
+    if rules.doubtful is not None:
+        eos, eot = rules.doubtful
+        logits[..., eot] = -np.inf
+        if rules.temperature == 0:  # the script's noisy logits are then the logits themselves, so both ids are struck
+            logits[..., eos] = -np.inf
+    if rules.remasking == "random":
+        assert rules.rng is not None  # noqa: S101  (the sampler checks its settings before it runs)
+        return predicted, np.asarray(rules.rng.random(predicted.shape, np.float32))
+    shifted = m.arithmetic.exp(logits - np.max(logits, axis=-1, keepdims=True))  # softmax, in the logits' own dtype
+    chosen = np.take_along_axis(shifted, predicted[..., None], axis=-1)[..., 0]
+    return predicted, np.asarray(chosen / m.arithmetic.sum(shifted, axis=-1))
+
+
+def _gumbel(m: Transformer, logits: Array, temperature: float, rng: Uniforms) -> Array:
+    """``exp(logits) / (-ln U)^temperature`` in float64; its argmax is that of ``logits - temperature ln(-ln U)``."""
+    uniform = np.asarray(rng.random(logits.shape, np.float64))
+    # U = 0 gives an infinite divisor, hence 0: never chosen. Logits above 709 overflow to infinity, as they do in the script.
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        noise = m.arithmetic.power(-m.arithmetic.log(uniform), temperature)
+        return np.asarray(m.arithmetic.exp(logits.astype(np.float64)) / noise)
+
+
+def most_confident(confidence: Array, counts: Array) -> Array:
+    """Mark the ``counts[b]`` highest of each row of `confidence` [B, T]; ties go to the lowest index."""
+    order = np.argsort(-confidence, axis=1, kind="stable")
+    marked = np.zeros(confidence.shape, dtype=bool)
+    np.put_along_axis(marked, order, np.arange(confidence.shape[1]) < counts[:, None], axis=1)
+    return marked
