@@ -1,0 +1,76 @@
+"""Quantizing the softmax output, whose range is known beforehand.
+
+[PROB-1]  unsigned uniform grid on [0, 1]: s = 1 / (2^b - 1), fixed; or on [0, row maximum] by option.
+[PROB-2]  p_hat = s round(p / s).
+
+At 4 bits the fixed grid drops every probability under 1/30: attention spread over more than 30 positions vanishes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from refquant.errors import InputError, UsageError
+from refquant.methods.card import Card, Equation
+from refquant.numerics.arrays import Array
+from refquant.numerics.rounding import round_to_integer
+
+CARD = Card(
+    name="probabilities",
+    title="Quantization of the softmax output",
+    paper="DLLMQuant, arXiv 2508.14090 (its quantizer is not described); readings below",
+    inputs=("probabilities [..., keys]", "bits"),
+    equations=(
+        Equation("PROB-1", "s = 1 / (2^b - 1) fixed, or row maximum / (2^b - 1)"),
+        Equation("PROB-2", "p_hat = s round(p / s)"),
+    ),
+    departures=("the paper does not say how the softmax output is quantized: range='unit' (default) or 'row_max'",),
+    guarantees=("0 stays 0; with range='unit' 1 stays 1; a row need not add up to 1 any more",),
+    lane="exact",
+    cost="one pass",
+    oracle="refquant.oracle.nearest",
+)
+
+
+def quantize_probabilities(p: Array, bits: int, range: Literal["unit", "row_max"] = "unit") -> Array:
+    """Quantize and dequantize probabilities.
+
+    Parameters
+    ----------
+    p : floating ndarray ``[..., keys]``, values in [0, 1]
+    bits : int
+        1 to 16.
+    range : {"unit", "row_max"}
+        A fixed grid on [0, 1], or one from 0 to each row's maximum (an all-zero row stays zero).
+
+    Returns
+    -------
+    ndarray of the same shape and dtype
+
+    Raises
+    ------
+    UsageError
+        If an option is out of range.
+    InputError
+        If a value lies outside [0, 1] or is NaN.
+
+    Examples
+    --------
+    >>> quantize_probabilities(np.array([0.03, 0.37, 0.6]), bits=4) * 15
+    array([0., 6., 9.])
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
+        raise UsageError(f"probabilities take 1 to 16 bits, not {bits!r}")
+    if p.size and not (p.min() >= 0 and p.max() <= 1 + 1e-5):  # float32 softmax may exceed 1 by rounding
+        raise InputError(f"probabilities lie in [0, 1]; found {p.min()} .. {p.max()}")
+    steps = p.dtype.type((1 << bits) - 1)
+    if range == "unit":
+        scale = np.asarray(p.dtype.type(1) / steps)
+    elif range == "row_max":
+        top = p.max(axis=-1, keepdims=True)
+        scale = np.where(top > 0, top, p.dtype.type(1)) / steps
+    else:
+        raise UsageError(f"range is 'unit' or 'row_max', not {range!r}")
+    return np.asarray(np.minimum(round_to_integer(p / scale), steps) * scale)

@@ -1,0 +1,110 @@
+"""Static activation quantization: one grid, calibrated beforehand, for all inputs to come.
+
+[STAT-1]  extremes of every feature over all calibration tokens; they can be gathered in any grouping.
+[STAT-2]  scale and zero from the extremes of a tile of features, by the scheme.
+[STAT-3]  x_hat = s (clip(round(x / s) + z) - z): later values outside the calibrated range saturate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from refquant.core.coding import fake_quantize
+from refquant.core.fitting import fit_grid
+from refquant.core.grid import Grid
+from refquant.core.spec import QuantSpec
+from refquant.errors import InputError
+from refquant.methods.card import Card, Equation
+from refquant.numerics.arrays import Array, read_only
+
+CARD = Card(
+    name="static",
+    title="Static activation quantization",
+    paper="folklore; per-tensor static grids as in SmoothQuant O3, arXiv 2211.10438",
+    inputs=("extremes of calibration inputs", "spec"),
+    equations=(
+        Equation("STAT-1", "extremes of every feature over calibration tokens"),
+        Equation("STAT-2", "scale and zero from the extremes, by the scheme"),
+        Equation("STAT-3", "code = clip(round(x / s) + z), with saturation outside the calibrated range"),
+    ),
+    departures=(),
+    guarantees=("the grid does not depend on how calibration data was cut into batches",),
+    lane="exact",
+    cost="two comparisons an element while calibrating",
+    oracle="refquant.oracle.uniform",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extremes:
+    """Smallest and largest value of every feature over the tokens seen so far.
+
+    Parameters
+    ----------
+    lo, hi : ndarray of the same shape ``[..., features]``
+    """
+
+    lo: Array
+    hi: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lo", read_only(self.lo))
+        object.__setattr__(self, "hi", read_only(self.hi))
+
+    @classmethod
+    def of(cls, x: Array, axis: int | tuple[int, ...]) -> Extremes:
+        """Extremes of `x` along the token axes [STAT-1].
+
+        Raises
+        ------
+        InputError
+            If there is no token.
+        """
+        if not np.size(x):
+            raise InputError(f"extremes need at least one value; the array has shape {np.shape(x)}")
+        return cls(lo=np.min(x, axis=axis), hi=np.max(x, axis=axis))
+
+    def merge(self, other: Extremes) -> Extremes:
+        """Extremes over both sets of tokens."""
+        if self.lo.shape != other.lo.shape:
+            raise InputError(f"cannot merge extremes of shapes {self.lo.shape} and {other.lo.shape}")
+        return Extremes(lo=np.minimum(self.lo, other.lo), hi=np.maximum(self.hi, other.hi))
+
+
+def static_grid(extremes: Extremes, spec: QuantSpec) -> Grid:
+    """Fit a grid to extremes as if they were two tokens [STAT-2].
+
+    Parameters
+    ----------
+    extremes : Extremes of shape ``[features]``
+    spec : QuantSpec
+        A tiling of ``[tokens, features]`` that does not cut the token axis, such as ``Tiling.tensor()`` or ``Tiling((None, 1))``.
+
+    Returns
+    -------
+    Grid with a token axis of length 1
+
+    Raises
+    ------
+    InputError
+        If the tiling cuts the token axis.
+
+    Examples
+    --------
+    >>> from refquant.core import spec
+    >>> seen = Extremes.of(np.array([[-1.0, 0.5], [0.5, 2.0]]), axis=0)
+    >>> grid = static_grid(seen, spec("int4", granularity="tensor"))
+    >>> float(grid.scale[0, 0]), int(grid.zero[0, 0])
+    (0.2, 5)
+    """
+    tokens = len(spec.tiling.extents) - 2
+    if spec.tiling.extents[tokens] is not None:
+        raise InputError(f"a static grid is shared by all tokens; the tiling {spec.tiling.extents} cuts the token axis")
+    return fit_grid(np.stack([extremes.lo, extremes.hi], axis=-2), spec)
+
+
+def quantize_static(x: Array, grid: Grid, spec: QuantSpec) -> Array:
+    """Quantize and dequantize `x` ``[tokens, features]`` on a calibrated grid [STAT-3]; the working dtype of `x` is kept."""
+    return fake_quantize(x, grid, spec)
