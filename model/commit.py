@@ -9,6 +9,7 @@ import numpy as np
 
 from model.transformer import Transformer
 from refquant.numerics.arrays import Array
+from refquant.numerics.ordering import argsort_descending
 
 REMASKING = ("low_confidence", "random")
 
@@ -124,7 +125,7 @@ def _gumbel(m: Transformer, logits: Array, temperature: float, rng: Uniforms) ->
 
 def most_confident(confidence: Array, counts: Array) -> Array:
     """Mark the ``counts[b]`` highest of each row of `confidence` [B, T]; ties go to the lowest index."""
-    order = np.argsort(-confidence, axis=1, kind="stable")
+    order = argsort_descending(confidence)
     marked = np.zeros(confidence.shape, dtype=bool)
     np.put_along_axis(marked, order, np.arange(confidence.shape[1]) < counts[:, None], axis=1)
     return marked

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from model import border
-from model.commit import Uniforms, guided_logits
+from model.commit import guided_logits
 from model.transformer import Transformer
 from refquant.errors import UsageError
 from refquant.numerics.arrays import Array
+from refquant.numerics.draws import integers_below, sample_without_replacement
 
 
 def nll_bound(
@@ -25,7 +26,7 @@ def nll_bound(
     mc_num: int = 128,
     batch_size: int = 16,
     cfg_scale: float = 0.0,
-    rng: Uniforms,
+    rng: np.random.Generator,
 ) -> float:
     """Estimate the bound on the negative log-likelihood of `answer` after `prompt`.
 
@@ -40,8 +41,8 @@ def nll_bound(
         Copies that share one draw of the mask count, spread evenly over 1..L from there, and one forward pass.
     cfg_scale : float
         Classifier-free guidance; 0 is off.
-    rng : object with ``random(size, dtype)``
-        A ``numpy.random.Generator``. Two models given generators of the same state see the same masks.
+    rng : numpy.random.Generator
+        Two models given generators of the same state see the same masks.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def nll_bound(
 
 
 def masked_copies(
-    m: Transformer, prompt: Any, answer: Any, *, mc_num: int, batch_size: int, rng: Uniforms
+    m: Transformer, prompt: Any, answer: Any, *, mc_num: int, batch_size: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     """Draw the masked copies that :func:`nll_bound` averages over.
 
@@ -91,13 +92,11 @@ def masked_copies(
     copies = np.tile(np.concatenate([before, after]), (batches, batch_size, 1))
     counts = np.empty((batches, batch_size), dtype=np.int64)
     for batch in range(batches):
-        first = 1 + int(rng.random((1,), np.float64)[0] * length)  # uniform in 1..L: the draw is below 1
+        first = 1 + int(integers_below(rng, length, 1)[0])
         counts[batch] = stratified_counts(first, length, batch_size)
-        # The ranks of independent draws are a uniform permutation; the smallest ranks are masked.
-        order = np.argsort(rng.random((batch_size, length), np.float64), axis=1, kind="stable")
-        chosen = np.zeros((batch_size, length), dtype=bool)
-        np.put_along_axis(chosen, order, np.arange(length) < counts[batch][:, None], axis=1)
-        copies[batch, :, len(before) :][chosen] = mask_id
+        for row in range(batch_size):
+            hidden = sample_without_replacement(rng, length, int(counts[batch, row]))
+            copies[batch, row, len(before) + hidden] = mask_id
     return copies, np.broadcast_to((counts / length)[..., None], copies.shape)
 
 
