@@ -15,6 +15,7 @@ import numpy as np
 from refquant.errors import InputError, UsageError
 from refquant.methods.card import Card, Equation
 from refquant.numerics.arrays import Array
+from refquant.numerics.casting import as_working, round_scale
 from refquant.numerics.rounding import round_to_integer
 
 CARD = Card(
@@ -39,7 +40,8 @@ def quantize_probabilities(p: Array, bits: int, range: Literal["unit", "row_max"
 
     Parameters
     ----------
-    p : floating ndarray ``[..., keys]``, values in [0, 1]
+    p : ndarray ``[..., keys]`` of float16, bfloat16, float32 or float64, values in [0, 1]
+        The narrow two are worked in float32.
     bits : int
         1 to 16.
     range : {"unit", "row_max"}
@@ -54,7 +56,7 @@ def quantize_probabilities(p: Array, bits: int, range: Literal["unit", "row_max"
     UsageError
         If an option is out of range.
     InputError
-        If a value lies outside [0, 1] or is NaN.
+        If a value lies outside [0, 1] or is NaN, or the dtype is not a floating one.
 
     Examples
     --------
@@ -65,12 +67,13 @@ def quantize_probabilities(p: Array, bits: int, range: Literal["unit", "row_max"
         raise UsageError(f"probabilities take 1 to 16 bits, not {bits!r}")
     if p.size and not (p.min() >= 0 and p.max() <= 1 + 1e-5):  # float32 softmax may exceed 1 by rounding
         raise InputError(f"probabilities lie in [0, 1]; found {p.min()} .. {p.max()}")
-    steps = p.dtype.type((1 << bits) - 1)
+    x = as_working(p, "the array of probabilities")  # float16 holds neither 2^16 - 1 nor most steps
+    steps = x.dtype.type((1 << bits) - 1)
     if range == "unit":
-        scale = np.asarray(p.dtype.type(1) / steps)
+        scale = np.asarray(x.dtype.type(1) / steps)
     elif range == "row_max":
-        top = p.max(axis=-1, keepdims=True)
-        scale = np.where(top > 0, top, p.dtype.type(1)) / steps
+        top = x.max(axis=-1, keepdims=True, initial=0)
+        scale = round_scale(np.where(top > 0, top, x.dtype.type(1)) / steps, x.dtype, "softmax output")
     else:
         raise UsageError(f"range is 'unit' or 'row_max', not {range!r}")
-    return np.asarray(np.minimum(round_to_integer(p / scale), steps) * scale)
+    return np.asarray(np.minimum(round_to_integer(x / scale), steps) * scale).astype(p.dtype, copy=False)

@@ -15,7 +15,7 @@ from refquant.core.coding import fake_quantize
 from refquant.core.fitting import fit_grid
 from refquant.core.grid import Grid
 from refquant.core.spec import QuantSpec
-from refquant.errors import InputError
+from refquant.errors import InputError, UsageError
 from refquant.methods.card import Card, Equation
 from refquant.numerics.arrays import Array, read_only
 
@@ -89,7 +89,9 @@ def static_grid(extremes: Extremes, spec: QuantSpec) -> Grid:
     Raises
     ------
     InputError
-        If the tiling cuts the token axis.
+        If the tiling cuts the token axis, or an extreme is NaN or infinite.
+    UsageError
+        If the spec asks for a clip search, which needs the values themselves.
 
     Examples
     --------
@@ -102,7 +104,23 @@ def static_grid(extremes: Extremes, spec: QuantSpec) -> Grid:
     tokens = len(spec.tiling.extents) - 2
     if spec.tiling.extents[tokens] is not None:
         raise InputError(f"a static grid is shared by all tokens; the tiling {spec.tiling.extents} cuts the token axis")
-    return fit_grid(np.stack([extremes.lo, extremes.hi], axis=-2), spec)
+    check_range_only(spec)
+    both = np.stack([extremes.lo, extremes.hi], axis=-2)
+    if not np.isfinite(both.astype(np.float64)).all():  # whatever spec.nan says: the range of the other values is lost
+        raise InputError("the extremes of the calibration inputs are not finite; a static grid needs finite numbers")
+    return fit_grid(both, spec)
+
+
+def check_range_only(spec: QuantSpec) -> None:
+    """Refuse a spec whose grid cannot be had from extremes alone.
+
+    Raises
+    ------
+    UsageError
+        If it asks for a clip search.
+    """
+    if spec.clip_search is not None:
+        raise UsageError("a clip search needs all values; a grid from calibrated extremes takes mse=False")
 
 
 def quantize_static(x: Array, grid: Grid, spec: QuantSpec) -> Array:

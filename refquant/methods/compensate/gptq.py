@@ -38,7 +38,7 @@ from refquant.core.qtensor import Origin, QTensor
 from refquant.core.scheme import find_scheme
 from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
-from refquant.errors import InputError, NotPositiveDefiniteError, UsageError
+from refquant.errors import InputError, NotPositiveDefiniteError, NumericalError, UsageError
 from refquant.methods.card import Card, Equation
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, IntArray
@@ -170,6 +170,8 @@ def gptq(
         Options that contradict each other or are out of range.
     NotPositiveDefiniteError
         If the damped Hessian cannot be factored; the message names a damping that works.
+    NumericalError
+        If the mean of the Hessian's diagonal overflows.
 
     Examples
     --------
@@ -224,7 +226,7 @@ def gptq_trace(
 
     order = _order(np.diagonal(h), act_order)  # [GPTQ-3]
     h = h[np.ix_(order, order)]
-    added = damping * float(arithmetic.mean(np.diagonal(h)))  # [GPTQ-4]
+    added = damping * _mean_diagonal(h, arithmetic)  # [GPTQ-4]
     h[np.diag_indices_from(h)] += added
     factor = _factor(h, damping, arithmetic)  # [GPTQ-5]
 
@@ -361,7 +363,7 @@ def _checked(weight: Array, hessian: Array, spec: QuantSpec, damping: float, blo
         raise InputError("the Hessian is not symmetric")
     if len(spec.tiling.extents) != 2:
         raise InputError(f"GPTQ needs a tiling of two axes, not {spec.tiling.extents}")
-    if not (np.isfinite(damping) and damping >= 0):
+    if not (isinstance(damping, int | float | np.floating) and np.isfinite(damping) and damping >= 0):
         raise UsageError(f"damping is a finite number of at least 0, not {damping!r}")
     if isinstance(block_size, bool) or not isinstance(block_size, int | np.integer) or block_size < 1:
         raise UsageError(f"block_size is a positive integer, not {block_size!r}")
@@ -389,8 +391,23 @@ def _order(diagonal: Array, act_order: bool | Array) -> IntArray:
     return order.astype(np.intp)
 
 
+def _mean_diagonal(h: Float64Array, arithmetic: Arithmetic) -> float:
+    """Mean of the diagonal; 0 for a matrix without columns, to which nothing is added."""
+    if not h.size:
+        return 0.0
+    with np.errstate(over="ignore"):
+        mean = float(arithmetic.mean(np.diagonal(h)))
+    if not np.isfinite(mean):
+        raise NumericalError(
+            f"the Hessian's diagonal, up to {np.diagonal(h).max():g}, has no finite mean; divide the Hessian by a constant"
+        )
+    return mean
+
+
 def _factor(h: Float64Array, damping: float, arithmetic: Arithmetic) -> Float64Array:
     """[GPTQ-5], and if it fails the smallest damping of a ladder that would have worked."""
+    if not h.size:  # LAPACK refuses matrices without columns
+        return h
     try:
         return upper_factor_of_inverse(h, arithmetic)
     except NotPositiveDefiniteError as error:
@@ -402,7 +419,7 @@ def _factor(h: Float64Array, damping: float, arithmetic: Arithmetic) -> Float64A
 
 
 def _working_damping(h: Float64Array, damping: float, arithmetic: Arithmetic) -> float | None:
-    mean = float(arithmetic.mean(np.diagonal(h))) / (1 + damping)
+    mean = _mean_diagonal(h, arithmetic) / (1 + damping)
     candidate = max(damping * 10, 1e-8)
     while candidate <= 100 and mean > 0:
         trial = h.copy()

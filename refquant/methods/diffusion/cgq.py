@@ -1,6 +1,7 @@
 """CGQ: GPTQ whose Hessian counts tokens by how certain the model is of them (DLLMQuant, arXiv 2508.14090).
 
-[CGQ-1]  multiplier of a token's input:  c_t = masked_weight + sqrt(s_t) if position t is masked, else visible_weight (+ sqrt(s_t) by option).
+[CGQ-1]  multiplier of a token's input:  c_t = masked_weight + sqrt(s_t) if position t is masked, else visible_weight (by option also
+         + sqrt(s_t)).
 [CGQ-2]  H = sum_t c_t^power x_t x_t^T, then GPTQ as it stands.
 
 The paper's own code is not public. The formula is a survey's restatement, (X (1[masked] + sqrt(s))) (X (1[masked] + sqrt(s)))^T, and the
@@ -100,11 +101,11 @@ def certainty_weights(
     >>> certainty_weights(np.array([True, False]), np.array([0.25, 0.9]), power=1)
     array([1.5, 0.7])
     """
-    masked, padding = _flags(masked, "masked"), None if padding is None else _flags(padding, "padding")
+    masked = _flags(masked, "masked")
+    counted = np.ones(masked.shape, dtype=bool) if padding is None else ~_flags(padding, "padding")
     s = np.asarray(confidence, dtype=np.float64)
-    if s.shape != masked.shape or (padding is not None and padding.shape != masked.shape):
-        raise InputError(f"masked has shape {masked.shape}, confidence {s.shape}, padding {np.shape(padding)}; they must agree")
-    counted = np.ones(masked.shape, dtype=bool) if padding is None else ~padding
+    if not s.shape == masked.shape == counted.shape:
+        raise InputError(f"masked has shape {masked.shape}, confidence {s.shape}, padding {counted.shape}; they must agree")
     if not ((s >= 0) & (s <= 1) | ~counted).all():
         raise InputError(f"a confidence lies in [0, 1]; found {s[~((s >= 0) & (s <= 1)) & counted][0]}")
     for name, value in (("visible_weight", visible_weight), ("masked_weight", masked_weight)):

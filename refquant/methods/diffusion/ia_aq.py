@@ -27,7 +27,7 @@ from refquant.core.grid import Grid, grid_from_range
 from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, UsageError
-from refquant.methods.activation.static import Extremes
+from refquant.methods.activation.static import Extremes, check_range_only
 from refquant.methods.card import Card, Equation
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array
@@ -129,9 +129,9 @@ def ia_aq(
     Raises
     ------
     InputError
-        If there is no sample or shapes do not agree.
+        If there is no sample, shapes do not agree, or a number is not finite.
     UsageError
-        If an option is out of range.
+        If an option is out of range or the spec asks for a clip search.
 
     Examples
     --------
@@ -141,7 +141,9 @@ def ia_aq(
     >>> choice.grid.scale.shape, choice.losses.shape
     ((1, 1, 1), (21, 1, 1))
     """
-    _check(samples, alphas, per, gram)
+    _check_options(alphas, per, gram)
+    check_range_only(spec)
+    _check_samples(samples)
     spec = spec.with_tiling(Tiling((1, None, None if per == "head" else 1)))
     extremes = _extremes(samples)
     lo, hi = tile_ranges(np.stack([extremes.lo, extremes.hi], axis=1).astype(np.float64), spec)
@@ -160,20 +162,30 @@ def _zeros(candidates: int, lo: Array) -> Float64Array:
     return np.zeros((candidates, lo.shape[0], lo.shape[2]))
 
 
-def _check(samples: Sequence[AttentionSample], alphas: Sequence[float], per: str, gram: str) -> None:
-    if not samples:
-        raise InputError("IA-AQ needs at least one calibration sample")
+def _check_options(alphas: Sequence[float], per: str, gram: str) -> None:
     if not alphas or not all(0 < alpha <= 1 for alpha in alphas):
         raise UsageError(f"alphas lie in (0, 1]; got {tuple(alphas)}")
     if per not in ("head", "feature"):
         raise UsageError(f"per is 'head' or 'feature', not {per!r}")
     if gram not in ("exact", "mass"):
         raise UsageError(f"gram is 'exact' or 'mass', not {gram!r}")
+
+
+def _check_samples(samples: Sequence[AttentionSample]) -> None:
+    if not samples:
+        raise InputError("IA-AQ needs at least one calibration sample")
     for index, sample in enumerate(samples):
-        heads, queries, keys = sample.probabilities.shape
-        kv_heads, tokens, _ = sample.values.shape
-        if queries != keys or keys != tokens or heads % kv_heads:
-            raise InputError(f"sample {index}: probabilities {sample.probabilities.shape} do not fit values {sample.values.shape}")
+        a, v, rows = sample.probabilities, sample.values, sample.query_rows
+        fits = a.ndim == 3 and v.ndim == 3 and a.shape[1:] == (v.shape[1],) * 2 and min(v.shape) > 0 and a.shape[0] % v.shape[0] == 0
+        if not fits:
+            raise InputError(f"sample {index}: probabilities {a.shape} do not fit values {v.shape}; [heads, T, T], [kv heads, T, head_dim]")
+        if (v.shape[0], v.shape[2]) != (samples[0].values.shape[0], samples[0].values.shape[2]):
+            raise InputError(f"sample {index} has values {v.shape}, sample 0 {samples[0].values.shape}; only T may differ")
+        if rows is not None and (rows.dtype != np.bool_ or rows.shape != (v.shape[1],)):
+            raise InputError(f"sample {index}: query_rows is a boolean array of shape {(v.shape[1],)}, not {rows.dtype} of {rows.shape}")
+        for what, array in (("probabilities", a), ("values", v)):
+            if not np.isfinite(array.astype(np.float64)).all():
+                raise InputError(f"sample {index}: the {what} hold NaN or an infinity; finite numbers are needed")
 
 
 def _extremes(samples: Sequence[AttentionSample]) -> Extremes:

@@ -69,6 +69,11 @@ class RecordedState:
         Masked positions in that block, and its length.
     masked, response : int
         Masked positions in the whole response, and its length.
+
+    Raises
+    ------
+    InputError
+        If a count exceeds its whole.
     """
 
     prompt: int
@@ -79,6 +84,15 @@ class RecordedState:
     block_length: int
     masked: int
     response: int
+
+    def __post_init__(self) -> None:
+        pairs = (("step", "steps"), ("block_masked", "block_length"), ("masked", "response"))
+        for part, whole in pairs:
+            found, limit = getattr(self, part), getattr(self, whole)
+            if limit < 1 or not 0 <= found <= limit:
+                raise InputError(
+                    f"a recorded state has {part} {found} of {whole} {limit}; 0 <= {part} <= {whole} and {whole} >= 1 are needed"
+                )
 
 
 def tmas(
@@ -124,8 +138,9 @@ def tmas(
     >>> tmas(states, 8, np.random.Generator(np.random.PCG64(0)))
     [0, 1, 2, 3, 4, 5, 6, 7]
     """
-    if samples < 1:
-        raise UsageError(f"at least one sample is drawn, not {samples}")
+    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 1:
+        raise UsageError(f"the number of samples is a positive integer, not {samples!r}")
+    exact_shares(proportions)
     if len(states) < samples:
         raise InputError(f"{samples} samples were asked of {len(states)} recorded states; record more rollouts or draw fewer")
     count = len(proportions)
@@ -148,16 +163,16 @@ def quotas(proportions: Sequence[float], samples: int) -> list[int]:
     Raises
     ------
     UsageError
-        If a share is negative or all are 0.
+        If a share is negative or not finite, or all are 0; if `samples` is not a natural number.
 
     Examples
     --------
     >>> quotas((0.3, 0.2, 0.2, 0.3), 128)
     [38, 26, 26, 38]
     """
-    shares = [Fraction(str(p)) for p in proportions]
-    if not shares or min(shares) < 0 or sum(shares) == 0:
-        raise UsageError(f"proportions are not negative and not all 0; got {tuple(proportions)}")
+    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 0:
+        raise UsageError(f"the number of samples is an integer of at least 0, not {samples!r}")
+    shares = exact_shares(proportions)
     exact = [share * samples / sum(shares) for share in shares]
     result = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: (result[i] - exact[i], i))
@@ -166,8 +181,28 @@ def quotas(proportions: Sequence[float], samples: int) -> list[int]:
     return result
 
 
+def exact_shares(proportions: Sequence[float]) -> list[Fraction]:
+    """Return each share as the decimal number that it prints as; errors as in :func:`quotas`.
+
+    Examples
+    --------
+    >>> exact_shares((0.3, 0.7))
+    [Fraction(3, 10), Fraction(7, 10)]
+    """
+    if not all(np.isfinite(p) and p >= 0 for p in proportions) or not any(proportions):
+        raise UsageError(f"proportions are finite, not negative and not all 0; got {tuple(proportions)}")
+    return [Fraction(str(p)) for p in proportions]
+
+
 def capped_quotas(proportions: Sequence[float], samples: int, available: Sequence[int]) -> list[int]:
     """Quotas that no bin is too small for [TMAS-3].
+
+    Raises
+    ------
+    InputError
+        If all bins together are too small.
+    UsageError
+        If a share is negative or not finite, or all are 0, or their number is not that of the bins.
 
     Examples
     --------
@@ -176,6 +211,9 @@ def capped_quotas(proportions: Sequence[float], samples: int, available: Sequenc
     """
     if samples > sum(available):
         raise InputError(f"{samples} samples were asked of {sum(available)} states")
+    if len(proportions) != len(available):
+        raise UsageError(f"{len(proportions)} proportions were given for {len(available)} bins")
+    exact_shares(proportions)
     taken = [0] * len(proportions)
     missing = samples
     while missing:
