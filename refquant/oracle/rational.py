@@ -43,9 +43,9 @@ def fraction(value: Any) -> Fraction:
             return Fraction(value)
         if hasattr(value, "as_integer_ratio"):
             return Fraction(*value.as_integer_ratio())
-        if hasattr(value, "item"):
-            return fraction(value.item())
-        return Fraction(*float(value).as_integer_ratio())
+        if hasattr(value, "__float__"):  # ml_dtypes: every one of its formats fits into binary64
+            return Fraction(*float(value).as_integer_ratio())
+        raise TypeError
     except (OverflowError, ValueError, TypeError) as error:
         raise InputError(f"found {value!r}, a finite number is needed") from error
 
