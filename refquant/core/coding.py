@@ -6,7 +6,7 @@ import numpy as np
 
 from refquant.core.grid import Grid
 from refquant.core.spec import QuantSpec
-from refquant.errors import InputError, NumericalError
+from refquant.errors import InputError, NumericalError, UsageError
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
 from refquant.numerics.rounding import Rounding, round_to_integer
@@ -29,9 +29,10 @@ def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     Raises
     ------
     InputError
-        NaN under ``nan="raise"``; a grid that does not fit.
+        NaN under ``nan="raise"``; a grid that does not fit the array or the scheme.
     NumericalError
-        A code outside the format under ``overflow="raise"``, or an infinity unless it saturates.
+        A code outside the format under ``overflow="raise"``, or an infinity unless it saturates; a float64 scale that float32 (the
+        dtype in which narrower arrays are computed) cannot hold; a reciprocal that overflows.
 
     Examples
     --------
@@ -43,8 +44,8 @@ def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     array([[0, 1, 1, 3]], dtype=uint8)
     """
     x = as_working(x)
-    scale, zero = grid.expanded(x.shape, spec.tiling, x.dtype)
-    return real_codes(x, scale, zero, spec).astype(spec.format.dtype)
+    scale, zero = _expanded(grid, x.shape, spec, x.dtype)
+    return np.asarray(real_codes(x, scale, zero, spec).astype(spec.format.dtype))
 
 
 def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floating] | None = None) -> Array:
@@ -62,17 +63,62 @@ def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floatin
     Returns
     -------
     ndarray of `dtype`, the shape of `codes`
+        Zeros are positive: a code has no sign of zero.
+
+    Raises
+    ------
+    UsageError
+        If `dtype` is another.
+    InputError
+        If the codes are not integers, or the grid does not fit them or the scheme.
+    NumericalError
+        If a product overflows `dtype`: the largest number of a tile that reaches almost to the end of float32 may round up.
+
+    Examples
+    --------
+    >>> from refquant.core import spec
+    >>> import numpy as np
+    >>> grid = Grid(scale=np.array([[0.5]]), zero=None)
+    >>> decode(np.array([[-7, 3]]), grid, spec("int4", scheme="sym_narrow"))
+    array([[-3.5,  1.5]])
     """
+    codes = np.asarray(codes)
+    if codes.dtype.kind not in "iu":
+        raise InputError(f"codes are integers, not {codes.dtype}")
     working = np.dtype(dtype) if dtype is not None else grid.working_dtype
-    scale, zero = grid.expanded(codes.shape, spec.tiling, working)
-    return np.asarray(_decode(codes.astype(working), scale, zero))
+    if working not in (np.float32, np.float64):
+        raise UsageError(f"codes decode to float32 or float64, not {working}; cast the result")
+    scale, zero = _expanded(grid, codes.shape, spec, working)
+    return _decode(codes.astype(working), scale, zero)
 
 
 def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
-    """Quantize and dequantize at once, without the detour over integers; the same numbers as ``decode(encode(x))``."""
+    """Quantize and dequantize at once, without the detour over integers.
+
+    Parameters and errors are those of :func:`encode` and :func:`decode`.
+
+    Returns
+    -------
+    ndarray of float64 if `x` is float64, else float32; the shape of `x`
+        Byte for byte ``decode(encode(x, grid, spec), grid, spec, dtype)`` with that dtype.
+
+    Examples
+    --------
+    >>> from refquant.core import fit_grid, spec
+    >>> import numpy as np
+    >>> x, s = np.array([[-1.0, 0.4, 0.5, 2.0]]), spec("int2")
+    >>> fake_quantize(x, fit_grid(x, s), s)
+    array([[-1.,  0.,  0.,  2.]])
+    """
     x = as_working(x)
-    scale, zero = grid.expanded(x.shape, spec.tiling, x.dtype)
+    scale, zero = _expanded(grid, x.shape, spec, x.dtype)
     return _decode(real_codes(x, scale, zero, spec), scale, zero)
+
+
+def _expanded(grid: Grid, shape: tuple[int, ...], spec: QuantSpec, dtype: np.dtype[np.floating]) -> tuple[Array, Array | None]:
+    if (grid.zero is None) != (spec.scheme.zero == "none"):
+        raise InputError(f"scheme {spec.scheme.name} has {'no' if grid.zero is not None else 'a'} zero point; the grid does not fit it")
+    return grid.expanded(shape, spec.tiling, dtype)
 
 
 def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> Array:
@@ -80,36 +126,60 @@ def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> A
 
     The single place where a number meets its grid. NaN is replaced or refused first, the division (or, if the scheme says so, the
     product with the rounded reciprocal) rounds once, then comes the named rounding, the zero point, and the overflow policy, which
-    always acts before any cast.
+    always acts before any cast. Code 0 is always +0. The arguments are not written to.
+
+    Raises
+    ------
+    InputError, NumericalError
+        As :func:`encode`.
     """
     missing = np.isnan(x)
     if missing.any():
         if spec.nan == "raise":
             raise InputError(f"NaN at index {_first(missing)}; quantize finite numbers, or choose nan='zero'")
         x = np.where(missing, x.dtype.type(0), x)
-    with np.errstate(over="ignore"):  # a huge value over a tiny scale may become infinite, and then saturates
-        steps = x * (x.dtype.type(1) / scale) if spec.scheme.reciprocal else x / scale
+    with np.errstate(over="ignore", under="ignore"):  # a huge value over a tiny scale may become infinite, and then saturates
+        steps = np.asarray(x * _reciprocal(scale) if spec.scheme.reciprocal else x / scale)
+    if zero is not None and spec.scheme.zero == "real":
+        steps = steps + zero
+        zero = None
     codes = round_to_integer(steps, spec.rounding)
-    if zero is not None:
-        codes = codes + zero if spec.scheme.zero != "real" else round_to_integer(steps + zero, spec.rounding)
+    codes += codes.dtype.type(0) if zero is None else zero  # adding +0 makes a +0 of -0
     return _apply_overflow(codes, spec)
+
+
+def _reciprocal(scale: Array) -> Array:
+    reciprocal = np.asarray(scale.dtype.type(1) / scale)
+    if not np.isfinite(reciprocal).all():
+        smallest = float(np.min(scale))
+        raise NumericalError(f"the reciprocal of scale {smallest:g} overflows {scale.dtype.name}; use a scheme that divides, or float64")
+    return reciprocal
 
 
 def _apply_overflow(codes: Array, spec: QuantSpec) -> Array:
     lo, hi = spec.format.lo, spec.format.hi
     if spec.overflow == "saturate":
-        return np.clip(codes, lo, hi)
+        return np.clip(codes, lo, hi, out=codes)
     outside = (codes < lo) | (codes > hi)
     if not outside.any():
         return codes
     if spec.overflow == "raise" or not np.isfinite(codes).all():
         index = _first(outside)
         raise NumericalError(f"code {float(codes[index]):g} at index {index} lies outside {spec.format.name} ({lo}..{hi})")
-    return np.asarray(np.remainder(codes - lo, hi - lo + 1) + lo)
+    members = hi - lo + 1
+    # The remainder is exact, the difference with a large code would not be: take it twice.
+    return np.asarray(np.remainder(np.remainder(codes, members) - lo, members) + lo)
 
 
 def _decode(codes: Array, scale: Array, zero: Array | None) -> Array:
-    return np.asarray(scale * (codes if zero is None else codes - zero))
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.asarray(scale * (codes if zero is None else codes - zero))
+    if not np.isfinite(values).all():
+        where = _first(~np.isfinite(values))
+        raise NumericalError(
+            f"code {float(codes[where]):g} at index {where} times its scale overflows {values.dtype.name}; decode it to float64"
+        )
+    return values
 
 
 def _first(where: Array) -> tuple[int, ...]:

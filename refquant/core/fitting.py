@@ -15,6 +15,8 @@ from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
 
+SLAB = 1 << 18  # elements of a matrix that the clip search works on at a time
+
 
 def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
     """Choose scale and zero of every tile of `x` by the scheme of `spec`.
@@ -56,13 +58,36 @@ def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
 
 
 def tile_ranges(x: Array, spec: QuantSpec) -> tuple[Array, Array]:
-    """Lower and upper end of every tile's range, after the scheme's range rule and `spec.range_ratio`; float32 or float64."""
+    """Lower and upper end of every tile's range, after the scheme's range and empty rules and `spec.range_ratio`.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64
+    spec : QuantSpec
+
+    Returns
+    -------
+    lo, hi : ndarray of the dtype of `x`, one number a tile
+
+    Raises
+    ------
+    InputError
+        If a tile holds an infinity, or NaN under ``nan="raise"``, or the tiling does not fit.
+
+    Examples
+    --------
+    >>> from refquant.core import spec
+    >>> import numpy as np
+    >>> tile_ranges(np.array([[1.0, 2.0], [0.0, 0.0]]), spec("int4", scheme="asym_incl0"))
+    (array([[ 0.], [-1.]]), array([[2.], [1.]]))
+    """
     tiling, scheme = spec.tiling, spec.scheme
     if spec.nan == "zero":
         x = np.where(np.isnan(x), x.dtype.type(0), x)
     axes = tiling.inner_axes
     lo = tiling.blocks(x, np.inf).min(axis=axes)
     hi = tiling.blocks(x, -np.inf).max(axis=axes)
+    lo, hi = np.asarray(lo), np.asarray(hi)
     if not (np.isfinite(lo) & np.isfinite(hi)).all():
         tile = tuple(int(i) for i in np.argwhere(~(np.isfinite(lo) & np.isfinite(hi)))[0])
         found = "NaN" if np.isnan(lo[tile]) else "an infinity"
@@ -71,7 +96,8 @@ def tile_ranges(x: Array, spec: QuantSpec) -> tuple[Array, Array]:
     lo, hi = _widen_empty(lo, hi, scheme)
     if spec.range_ratio != 1:
         ratio = x.dtype.type(spec.range_ratio)
-        lo, hi = lo * ratio, hi * ratio
+        with np.errstate(under="ignore"):
+            lo, hi = np.asarray(lo * ratio), np.asarray(hi * ratio)
     return lo, hi
 
 
@@ -101,24 +127,39 @@ def _widen_empty(lo: Array, hi: Array, scheme: Scheme) -> tuple[Array, Array]:
 
 
 def _search_clip(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSearch, arithmetic: Arithmetic) -> Grid:
+    """Search slab by slab along the first axis: tiles do not see each other, and the temporary arrays stay small."""
+    if x.ndim == 0 or not x.size:
+        return _search_slab(x, lo, hi, spec, search, arithmetic)
+    extent = spec.tiling.extents[0] or len(x)
+    tiles = max(1, SLAB * len(x) // (extent * x.size))
+    slabs = [
+        _search_slab(
+            x[start * extent : (start + tiles) * extent], lo[start : start + tiles], hi[start : start + tiles], spec, search, arithmetic
+        )
+        for start in range(0, len(lo), tiles)
+    ]
+    zeros = [slab.zero for slab in slabs if slab.zero is not None]
+    return Grid(scale=np.concatenate([slab.scale for slab in slabs]), zero=np.concatenate(zeros) if zeros else None)
+
+
+def _search_slab(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSearch, arithmetic: Arithmetic) -> Grid:
     """The shrunken range with the least error sum of each tile; the first (widest) wins ties. Source: IST-DASLab/gptq, ``mse``."""
     tiling = spec.tiling
     spec = replace(spec, overflow="saturate", nan="zero")  # a shrunken range is meant to clip
-    blocks = tiling.blocks(np.where(np.isnan(x), x.dtype.type(0), x), 0.0)
-    padding = None if blocks.size == x.size else tiling.blocks(np.zeros(x.shape, dtype=bool), True)
+    values = tiling.by_tile(np.where(np.isnan(x), x.dtype.type(0), x), 0.0)
+    inside = tiling.by_tile(np.ones(x.shape, dtype=bool), False)
     best = np.full(lo.shape, np.inf)
     chosen = grid_from_range(lo, hi, spec)
     for ratio in search.ratios:
         factor = x.dtype.type(ratio)
-        grid = grid_from_range(lo * factor, hi * factor, spec)
-        scale = tiling.spread(grid.scale.astype(x.dtype))
-        zero = None if grid.zero is None else tiling.spread(grid.zero.astype(x.dtype))
-        codes = real_codes(blocks, scale, zero, spec)
-        error = np.abs(scale * (codes if zero is None else codes - zero) - blocks)
-        if padding is not None:
-            error[padding] = 0
-        with np.errstate(over="ignore"):  # an infinite loss never wins
-            loss = arithmetic.sum(arithmetic.power(error, search.norm), axis=tiling.inner_axes)
+        # What overflows has an infinite loss, which never wins; what underflows has none.
+        with np.errstate(over="ignore", under="ignore"):
+            grid = grid_from_range(lo * factor, hi * factor, spec)
+            scale = grid.scale.astype(x.dtype)[..., None]
+            zero = None if grid.zero is None else grid.zero.astype(x.dtype)[..., None]
+            codes = real_codes(values, scale, zero, spec)
+            error = np.abs(scale * (codes if zero is None else codes - zero) - values)
+            loss = arithmetic.sum(arithmetic.power(np.where(inside, error, x.dtype.type(0)), search.norm), axis=-1)
         better = loss < best
         best = np.where(better, loss, best)
         chosen = _merge(better, grid, chosen)

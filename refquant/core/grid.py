@@ -10,12 +10,13 @@ from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, NumericalError
 from refquant.numerics.arrays import Array, read_only
-from refquant.numerics.casting import float_dtype, round_scale
+from refquant.numerics.casting import FLOAT_DTYPES, float_dtype, round_scale
 from refquant.numerics.rounding import round_to_integer
 
 RANGE_FLOOR = 1e-5
 SCALE_LIMITS = (1e-5, 1e4)
 WIDE_ZERO_LIMIT = 1e4
+ZERO_LIMIT = 1 << 23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,23 +25,36 @@ class Grid:
 
     Parameters
     ----------
-    scale : floating ndarray, positive and finite
+    scale : ndarray of float16, bfloat16, float32 or float64, positive and finite
     zero : ndarray of the same shape, or None
-        In units of codes: integers (any integer dtype) or, for real zero points, floats.
+        In units of codes: integers (any integer dtype) of magnitude at most 2^23, so that float32 holds them and their differences with
+        codes, or, for real zero points, finite floats.
+
+    Raises
+    ------
+    InputError
+        If a scale or a zero point is anything else.
     """
 
     scale: Array
     zero: Array | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", read_only(self.scale))
+        object.__setattr__(self, "scale", read_only(np.asarray(self.scale)))
+        if self.scale.dtype not in FLOAT_DTYPES.values():
+            raise InputError(f"a grid's scales have dtype {self.scale.dtype}; allowed are {', '.join(FLOAT_DTYPES)}")
         values = self.scale.astype(np.float64)
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise InputError("a grid's scales are positive and finite; found " + str(values[~((values > 0) & np.isfinite(values))][0]))
+        _refuse(~(np.isfinite(values) & (values > 0)), values, "a grid's scales are positive and finite")
         if self.zero is not None:
-            object.__setattr__(self, "zero", read_only(self.zero))
+            object.__setattr__(self, "zero", read_only(np.asarray(self.zero)))
             if self.zero.shape != self.scale.shape:
                 raise InputError(f"a grid's zero has the scale's shape {self.scale.shape}, not {self.zero.shape}")
+            if self.zero.dtype.kind in "iu":
+                _refuse((self.zero < -ZERO_LIMIT) | (self.zero > ZERO_LIMIT), self.zero, f"integer zero points lie within +-{ZERO_LIMIT}")
+            elif self.zero.dtype in FLOAT_DTYPES.values():
+                _refuse(~np.isfinite(self.zero), self.zero, "zero points are finite")
+            else:
+                raise InputError(f"a grid's zero points are integers or floats, not {self.zero.dtype}")
 
     @property
     def working_dtype(self) -> np.dtype[np.floating]:
@@ -48,9 +62,33 @@ class Grid:
         return np.dtype(np.float64 if self.scale.dtype == np.float64 else np.float32)
 
     def expanded(self, shape: tuple[int, ...], tiling: Tiling, dtype: np.dtype[np.floating]) -> tuple[Array, Array | None]:
-        """Scale and zero, broadcastable to `shape`, in the floating dtype that is computed in."""
-        scale = tiling.expand(self.scale.astype(dtype), shape)
+        """Scale and zero, broadcastable to `shape`, in the floating dtype that is computed in.
+
+        Raises
+        ------
+        InputError
+            If the grid does not fit `shape` under `tiling`.
+        NumericalError
+            If a float64 scale becomes 0 or infinite in float32.
+        """
+        with np.errstate(over="ignore", under="ignore"):
+            working = self.scale.astype(dtype)
+        lost = ~np.isfinite(working) | (working == 0)
+        if lost.any():
+            tile = _first(lost)
+            raise NumericalError(f"scale {self.scale[tile]} of tile {tile} does not fit {np.dtype(dtype).name}; compute in float64")
+        scale = tiling.expand(working, shape)
         return scale, None if self.zero is None else tiling.expand(self.zero.astype(dtype), shape)
+
+
+def _refuse(wrong: Array, values: Array, allowed: str) -> None:
+    if wrong.any():
+        tile = _first(wrong)
+        raise InputError(f"{allowed}; found {values[tile]} at tile {tile}")
+
+
+def _first(where: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(where)[0])
 
 
 def grid_from_range(lo: Array, hi: Array, spec: QuantSpec) -> Grid:
@@ -65,7 +103,7 @@ def grid_from_range(lo: Array, hi: Array, spec: QuantSpec) -> Grid:
     Raises
     ------
     NumericalError
-        If ``hi - lo`` or a scale overflows.
+        If ``hi - lo``, a scale or a real zero point overflows.
     """
     scheme, working = spec.scheme, lo.dtype
     stored = float_dtype(spec.scale_format) if spec.scale_format else working
@@ -75,14 +113,18 @@ def grid_from_range(lo: Array, hi: Array, spec: QuantSpec) -> Grid:
     if scheme.zero == "midpoint":
         middle = 1 << (spec.format.bits - 1)
         return Grid(scale=scale, zero=np.full(scale.shape, middle, dtype=spec.format.dtype))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         offset = -lo / scale.astype(working)
     if scheme.zero == "real":
+        if not np.isfinite(offset).all():
+            tile = _first(~np.isfinite(offset))
+            raise NumericalError(f"the zero point {float(lo[tile]):g} / {float(scale[tile]):g} of tile {tile} overflows {working.name}")
         return Grid(scale=scale, zero=offset + spec.format.lo)
     if scheme.zero == "integer_wide":
         limit = working.type(WIDE_ZERO_LIMIT)
         return Grid(scale=scale, zero=round_to_integer(np.clip(offset, -limit, limit)).astype(np.int16))
-    # A range that holds 0 puts the zero point inside the codes by itself; only a coarsely rounded scale can push it out by one.
+    # A range that holds 0 puts the zero point inside the codes by itself, unless the scale was rounded down coarsely: to its stored
+    # format, or among subnormal numbers.
     zero = np.clip(round_to_integer(offset) + spec.format.lo, spec.format.lo, spec.format.hi)
     return Grid(scale=scale, zero=zero.astype(spec.format.dtype))
 
@@ -93,13 +135,15 @@ def _raw_scale(lo: Array, hi: Array, spec: QuantSpec) -> Array:
     with np.errstate(over="ignore"):
         span = hi if scheme.steps == "half_levels" else hi - lo
     if not np.isfinite(span).all():
-        tile = tuple(int(i) for i in np.argwhere(~np.isfinite(span))[0])
+        tile = _first(~np.isfinite(span))
         raise NumericalError(
-            f"the range {float(lo[tile]):g} .. {float(hi[tile]):g} of tile {tile} is wider than {working.name} can hold; use float64 or rescale"
+            f"the range {float(lo[tile]):g} .. {float(hi[tile]):g} of tile {tile} is wider than {working.name} can hold; "
+            "use float64 or rescale"
         )
     if scheme.empty == "span_floor":
         span = np.maximum(span, working.type(RANGE_FLOOR))
-    scale = span / working.type(spec.scale_divisor)
+    with np.errstate(under="ignore"):
+        scale = span / working.type(spec.scale_divisor)
     if scheme.empty == "scale_limits":
         scale = np.clip(scale, working.type(SCALE_LIMITS[0]), working.type(SCALE_LIMITS[1]))
     if scheme.empty == "unit_scale":

@@ -64,8 +64,14 @@ class QTensor:
     spec : QuantSpec
     permutation : int ndarray ``[columns]``, optional
         Order in which the columns were quantized, where tiles are runs of *that* order (GPTQ with activation order and dynamic groups):
-        column ``permutation[j]`` lies in tile ``j // group_size``.
+        column ``permutation[j]`` lies in tile ``j // group_size``. Kept as int64.
     origin : Origin
+
+    Raises
+    ------
+    InputError
+        If the parts do not fit the spec or each other: codes of another dtype or outside the format, scales of another shape or
+        format, a zero point where the scheme has none, a permutation that is none.
 
     Examples
     --------
@@ -96,14 +102,19 @@ class QTensor:
         if (self.zero is None) != (self.spec.scheme.zero == "none"):
             raise InputError(f"scheme {self.spec.scheme.name} has {'no' if self.zero is not None else 'a'} zero point")
         grid = Grid(scale=self.scale, zero=self.zero)
+        allowed = (self.spec.scale_format,) if self.spec.scale_format else ("float32", "float64")
+        if grid.scale.dtype.name not in allowed:
+            raise InputError(f"the spec keeps scales as {' or '.join(allowed)}, not {grid.scale.dtype.name}")
+        if grid.zero is not None and (grid.zero.dtype.kind in "iu") == (self.spec.scheme.zero == "real"):
+            raise InputError(f"scheme {self.spec.scheme.name} has {self.spec.scheme.zero} zero points, not {grid.zero.dtype}")
         object.__setattr__(self, "codes", read_only(codes))
         object.__setattr__(self, "scale", grid.scale)
         object.__setattr__(self, "zero", grid.zero)
         if self.permutation is not None:
-            order = read_only(self.permutation)
-            if order.ndim != 1 or not np.array_equal(np.sort(order), np.arange(codes.shape[-1])):
-                raise InputError(f"permutation is not an ordering of {codes.shape[-1]} columns")
-            object.__setattr__(self, "permutation", order)
+            order, columns = np.asarray(self.permutation), codes.shape[-1] if codes.ndim else 0
+            if order.ndim != 1 or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(columns)):
+                raise InputError(f"permutation is not an ordering of {columns} columns")
+            object.__setattr__(self, "permutation", read_only(order.astype(np.int64)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -151,7 +162,7 @@ class QTensor:
         if self.zero is not None and self.spec.scheme.zero != "midpoint":
             bits += tiles * (self.spec.format.bits if self.spec.scheme.zero == "integer" else self.zero.dtype.itemsize * 8)
         if self.permutation is not None:
-            bits += self.permutation.size * max(1, (self.permutation.size - 1).bit_length())
+            bits += self.permutation.size * max(0, self.permutation.size - 1).bit_length()
         return bits
 
     @property

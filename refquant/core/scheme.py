@@ -24,7 +24,7 @@ tile without a negative entry keeps ``lo = 0``, so its scale is half as large an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from refquant.errors import UsageError
 
@@ -52,9 +52,15 @@ class Scheme:
         What a range of zero width becomes: the interval [-1, 1]; a maximum of at least 1e-5; a scale of 1; a width of at least 1e-5;
         a scale clipped to [1e-5, 1e4]. The last two and ``floor`` act on every tile, the others on empty ranges alone.
     signed, narrow : bool
-        The codes: signed or unsigned, with or without the lowest.
+        The codes: signed or unsigned; whether a bare width such as ``int4`` means the format without the lowest code.
     reciprocal : bool
         Multiply by the rounded reciprocal of the scale instead of dividing, as torch and torchao do. It moves exact ties.
+
+    Raises
+    ------
+    UsageError
+        If a rule is unknown, or two rules do not go together: steps of half the levels without a symmetric range, narrow unsigned
+        codes, or a range as found (``minmax``) whose empty rule leaves tiles of equal numbers without a width.
     """
 
     name: str
@@ -65,6 +71,24 @@ class Scheme:
     signed: bool
     narrow: bool = False
     reciprocal: bool = False
+
+    def __post_init__(self) -> None:
+        rules = {"range": RangeRule, "steps": StepsRule, "zero": ZeroRule, "empty": EmptyRule}
+        for rule, known in rules.items():
+            if getattr(self, rule) not in get_args(known):
+                raise UsageError(f"unknown {rule} rule {getattr(self, rule)!r} of a scheme; known are {', '.join(get_args(known))}")
+        flags = (self.signed, self.narrow, self.reciprocal)
+        if not isinstance(self.name, str) or not all(isinstance(flag, bool) for flag in flags):
+            raise UsageError(f"a scheme's name is a text, and signed, narrow and reciprocal are True or False; got {self}")
+        if self.steps == "half_levels" and self.range != "absmax":
+            raise UsageError(f"scheme {self.name}: steps 'half_levels' divide the upper end of an 'absmax' range, not of {self.range!r}")
+        if self.narrow and not self.signed:
+            raise UsageError(f"scheme {self.name}: narrow codes are signed")
+        if self.range == "minmax" and self.empty in ("unit_range", "floor"):
+            raise UsageError(
+                f"scheme {self.name}: under range 'minmax' the rule {self.empty!r} leaves a tile of equal numbers without a width; "
+                "choose 'unit_scale', 'span_floor' or 'scale_limits'"
+            )
 
 
 SCHEMES: dict[str, Scheme] = {

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, cast
+
+import numpy as np
 
 from refquant.core.scheme import EmptyRule, Scheme, find_scheme
 from refquant.core.tiling import Tiling
@@ -21,6 +23,13 @@ from refquant.numerics.rounding import Rounding
 Overflow = Literal["saturate", "wrap", "raise"]
 NanPolicy = Literal["raise", "zero"]
 Granularity = Literal["tensor", "channel", "token"]
+
+
+def _number(value: object, what: str) -> float:
+    """Return a finite real number as a Python float, so that equal specs have equal texts."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating) or not np.isfinite(value):
+        raise UsageError(f"{what} is a finite number, not {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +54,12 @@ class ClipSearch:
     norm: float = 2.4
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.max_shrink <= 1 or int(self.max_shrink * self.steps) < 1 or not self.norm > 0:
-            raise UsageError(f"a clip search needs steps >= 1, 0 < max_shrink <= 1, at least one step, norm > 0; got {self}")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise UsageError(f"the steps of a clip search are a positive integer, not {self.steps!r}")
+        object.__setattr__(self, "max_shrink", _number(self.max_shrink, "max_shrink"))
+        object.__setattr__(self, "norm", _number(self.norm, "norm"))
+        if not 0 < self.max_shrink <= 1 or int(self.max_shrink * self.steps) < 1 or self.norm <= 0:
+            raise UsageError(f"a clip search needs 0 < max_shrink <= 1, at least one step, norm > 0; got {self}")
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -75,9 +88,15 @@ class QuantSpec:
     rounding : Rounding
         How ``x / scale`` becomes an integer. (Zero points always round half to even, as in every scheme's source.)
     overflow : {"saturate", "wrap", "raise"}
-        What happens to codes outside the format. Infinities follow it too: they saturate, or raise under the other two.
+        What happens to codes outside the format. Infinities follow it too: they saturate, or raise under the other two. ``"wrap"``
+        counts modulo the number of members of the format.
     nan : {"raise", "zero"}
-        NaN raises, or is coded as the number zero and ignored when the range is taken.
+        NaN raises, or counts as the number zero everywhere, in the range and in the codes.
+
+    Raises
+    ------
+    UsageError
+        If a field is not one of these, or format and scheme contradict each other.
 
     Examples
     --------
@@ -102,6 +121,10 @@ class QuantSpec:
             raise UsageError(f"scheme {self.scheme.name} has {kind} codes; {self.format.name} does not")
         if self.scheme.steps == "half_levels" and self.format.bits == 1:
             raise UsageError(f"scheme {self.scheme.name} divides by 2^(bits-1) - 1, which is 0 for 1 bit; use at least 2 bits")
+        object.__setattr__(self, "range_ratio", _number(self.range_ratio, "range_ratio"))
+        if self.rounding not in list(Rounding):
+            raise UsageError(f"unknown rounding {self.rounding!r}; known are {', '.join(Rounding)}")
+        object.__setattr__(self, "rounding", Rounding(self.rounding))
         if not 0 < self.range_ratio <= 1:
             raise UsageError(f"range_ratio lies in (0, 1], not {self.range_ratio!r}")
         if self.overflow not in ("saturate", "wrap", "raise"):
@@ -138,6 +161,9 @@ class QuantSpec:
         """
         try:
             tree: Mapping[str, Any] = json.loads(text)
+            unknown = set(tree) - {entry.name for entry in fields(cls)}
+            if unknown:
+                raise InputError(f"a quantization spec has no field {', '.join(sorted(unknown))}")
             search = tree["clip_search"]
             return cls(
                 format=IntFormat(**tree["format"]),
@@ -150,8 +176,9 @@ class QuantSpec:
                 overflow=tree["overflow"],
                 nan=tree["nan"],
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is not the JSON of a quantization spec: {error}") from error
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            found = f"it has no field {error}" if isinstance(error, KeyError) else error
+            raise InputError(f"this is not the JSON of a quantization spec: {found}") from error
 
 
 def spec(
@@ -208,8 +235,6 @@ def spec(
         raise UsageError("give either tiling or group_size, not both")
     if tiling is None:
         tiling = _usual_tiling(group_size, granularity)
-    if rounding not in list(Rounding):
-        raise UsageError(f"unknown rounding {rounding!r}; known are {', '.join(Rounding)}")
     return QuantSpec(
         format=_codes_for(format, chosen),
         tiling=tiling,
@@ -217,7 +242,7 @@ def spec(
         scale_format=scale_format,
         clip_search=(ClipSearch() if mse else None) if isinstance(mse, bool) else mse,
         range_ratio=range_ratio,
-        rounding=Rounding(rounding),
+        rounding=cast(Rounding, rounding),
         overflow=overflow,
         nan=nan,
     )

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refquant.errors import InputError
+from refquant.errors import InputError, NumericalError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, read_only
+from refquant.numerics.casting import FLOAT_DTYPES
 
 
 def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic = FAST) -> Float64Array:
@@ -18,11 +19,11 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
 
     Parameters
     ----------
-    x : ndarray, ``[..., features]``
+    x : ndarray of floats or integers, ``[..., features]``
         Inputs of a linear; all leading axes are tokens.
     token_weights : ndarray, shape of the leading axes, optional
         What multiplies each token's term; not negative. Weight 0 leaves a token out, whatever it holds. All 1 gives the same bytes as
-        no weights.
+        no weights. (Each token is multiplied by the root of its weight, so that the product stays symmetric.)
     arithmetic : Arithmetic
 
     Returns
@@ -33,6 +34,8 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
     ------
     InputError
         If shapes do not agree, a weight is negative or not finite, or a token that counts is not finite.
+    NumericalError
+        If an entry overflows float64.
 
     Examples
     --------
@@ -40,31 +43,57 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
     array([[ 4.,  8.],
            [ 8., 16.]])
     """
-    x = np.asarray(x)
-    if x.ndim < 2:
-        raise InputError(f"inputs have shape [..., features]; found {x.shape}")
-    rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
-    if token_weights is not None:
-        rows = _weigh(rows, np.asarray(token_weights, dtype=np.float64), x.shape[:-1])
+    rows, weights = _checked(x, token_weights)
+    rows = rows.astype(np.float64)
+    if weights is not None:
+        rows = _weigh(rows, weights)
     if not np.isfinite(rows).all():
         token, feature = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
         raise InputError(f"calibration input {token} holds {rows[token, feature]} at feature {feature}; a Hessian needs finite numbers")
-    return arithmetic.gram(rows)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        gram = arithmetic.gram(rows)
+    return _finite_hessian(gram)
 
 
-def _weigh(rows: Float64Array, weights: Float64Array, leading: tuple[int, ...]) -> Float64Array:
-    """Multiply each row by the root of its weight; rows of weight 0 become 0 even where they hold NaN (padding)."""
-    if weights.shape != leading:
-        raise InputError(f"token_weights has shape {weights.shape}; the inputs have leading shape {leading}")
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise InputError(f"token weights are finite and not negative; found {weights[~(np.isfinite(weights) & (weights >= 0))][0]}")
-    root = np.sqrt(weights.reshape(-1, 1))
-    return np.where(root == 0, 0.0, rows * root)
+def _checked(x: Array, token_weights: Array | None) -> tuple[Array, Float64Array | None]:
+    """Inputs as ``[tokens, features]`` and weights as ``[tokens]``, after their shapes and dtypes were checked."""
+    x = np.asarray(x)
+    if x.ndim < 2:
+        raise InputError(f"inputs have shape [..., features]; found {x.shape}")
+    if x.dtype.kind not in "iu" and x.dtype not in FLOAT_DTYPES.values():
+        raise InputError(f"inputs have dtype {x.dtype}; allowed are integers, {', '.join(FLOAT_DTYPES)}")
+    rows = x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
+    if token_weights is None:
+        return rows, None
+    weights = np.asarray(token_weights, dtype=np.float64)
+    if weights.shape != x.shape[:-1]:
+        raise InputError(f"token_weights has shape {weights.shape}; the inputs have leading shape {x.shape[:-1]}")
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        raise InputError(f"token weights are finite and not negative; found {weights[wrong][0]}")
+    return rows, weights.reshape(-1)
+
+
+def _weigh(rows: Float64Array, weights: Float64Array) -> Float64Array:
+    """Multiply each row by the root of its weight; rows of weight 0 become 0 even where they hold NaN or infinities (padding)."""
+    counted = np.where(weights[:, None] > 0, rows, 0.0)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(counted * np.sqrt(weights)[:, None])
+
+
+def _finite_hessian(h: Float64Array) -> Float64Array:
+    if not np.isfinite(h).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(h))[0])
+        raise NumericalError(f"entry ({row}, {column}) of the Hessian overflows float64; scale the inputs down")
+    return h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Statistics of one group of linears that share an input; they can be merged in any grouping.
+
+    Counts and maxima are exact in any grouping; the Hessian's sums are floating-point sums, so another grouping may change last bits
+    (it does not while every sum is exact, as with integers below 2^26 and few tokens).
 
     Parameters
     ----------
@@ -72,7 +101,13 @@ class Stats:
         Number of tokens with a weight above 0.
     hessian : float64 ndarray ``[features, features]``
     absmax : ndarray ``[features]``
-        Largest magnitude of each feature over those tokens.
+        Largest magnitude of each feature over those tokens; 0 if there are none.
+
+    Examples
+    --------
+    >>> first, second = Stats.of(np.array([[1.0, -3.0]])), Stats.of(np.array([[2.0, 0.0]]))
+    >>> first.merge(second).absmax
+    array([2., 3.])
     """
 
     tokens: int
@@ -80,19 +115,23 @@ class Stats:
     absmax: Array
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hessian", read_only(self.hessian))
-        object.__setattr__(self, "absmax", read_only(self.absmax))
+        object.__setattr__(self, "hessian", read_only(np.asarray(self.hessian)))
+        object.__setattr__(self, "absmax", read_only(np.asarray(self.absmax)))
+        features = self.absmax.shape[0] if self.absmax.ndim == 1 else -1
+        if self.hessian.shape != (features, features):
+            raise InputError(f"statistics hold a Hessian [n, n] and magnitudes [n]; found {self.hessian.shape} and {self.absmax.shape}")
 
     @classmethod
     def of(cls, x: Array, token_weights: Array | None = None, arithmetic: Arithmetic = FAST) -> Stats:
         """Collect from inputs ``[..., features]``; parameters and errors as in :func:`hessian`."""
-        rows = np.asarray(x).reshape(-1, np.shape(x)[-1])
-        counted = slice(None) if token_weights is None else np.asarray(token_weights).reshape(-1) > 0
-        kept = np.abs(rows[counted])
+        rows, weights = _checked(x, token_weights)
+        kept = rows if weights is None else rows[weights > 0]
+        if kept.dtype.kind in "iu":
+            kept = kept.astype(np.float64)  # the magnitude of the lowest integer does not fit its dtype
         return cls(
             tokens=len(kept),
             hessian=hessian(x, token_weights, arithmetic),
-            absmax=kept.max(axis=0, initial=0.0),
+            absmax=np.abs(kept).max(axis=0, initial=0.0).astype(kept.dtype),
         )
 
     def merge(self, other: Stats) -> Stats:
@@ -102,11 +141,15 @@ class Stats:
         ------
         InputError
             If the numbers of features differ.
+        NumericalError
+            If an entry of the Hessian overflows.
         """
         if self.absmax.shape != other.absmax.shape:
             raise InputError(f"cannot merge statistics of {self.absmax.shape[0]} and {other.absmax.shape[0]} features")
+        with np.errstate(over="ignore"):
+            total = self.hessian + other.hessian
         return Stats(
             tokens=self.tokens + other.tokens,
-            hessian=self.hessian + other.hessian,
+            hessian=_finite_hessian(total),
             absmax=np.maximum(self.absmax, other.absmax),
         )

@@ -6,6 +6,7 @@ A tiling cuts every axis into runs of a given extent; the last run of an axis ma
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ class Tiling:
     extents: tuple[int | None, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "extents", tuple(int(e) if isinstance(e, np.integer) else e for e in self.extents))
         for extent in self.extents:
             if extent is not None and (isinstance(extent, bool) or not isinstance(extent, int) or extent < 1):
                 raise UsageError(f"a tile's extent is a positive integer or None, not {extent!r} (in {self.extents})")
@@ -99,6 +101,17 @@ class Tiling:
         if any(tail for _, tail in padding):
             x = np.pad(x, padding, constant_values=fill)
         return x.reshape([n for size in sizes for n in size])
+
+    def by_tile(self, x: Array, fill: float) -> Array:
+        """Give every tile a row of its elements: shape ``(tiles_0, tiles_1, ..., elements of a tile)``, in the order of the array.
+
+        A sum over the last axis then runs in the same order wherever the tile lies. Parameters as in :meth:`blocks`.
+        """
+        blocks = self.blocks(x, fill)
+        outer = tuple(range(0, blocks.ndim, 2))
+        counts = tuple(blocks.shape[axis] for axis in outer)
+        length = math.prod(blocks.shape[axis] for axis in self.inner_axes)
+        return np.ascontiguousarray(blocks.transpose(outer + self.inner_axes)).reshape((*counts, length))
 
     @property
     def inner_axes(self) -> tuple[int, ...]:

@@ -42,6 +42,8 @@ class IntFormat:
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
             raise UsageError(f"an integer format has 1 to 16 bits, not {self.bits!r}")
+        if not (isinstance(self.signed, bool) and isinstance(self.narrow, bool)):
+            raise UsageError(f"signed and narrow are True or False, not {self.signed!r} and {self.narrow!r}")
         if self.narrow and not self.signed:
             raise UsageError(f"a narrow format leaves out the lowest signed code; uint{self.bits} is unsigned")
         if self.narrow and self.bits == 1:

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from refquant.errors import NotPositiveDefiniteError
+from refquant.errors import InputError, NotPositiveDefiniteError
 from refquant.numerics.arrays import Array
 
 Axis = int | tuple[int, ...] | None
@@ -42,7 +42,9 @@ class Arithmetic(ABC):
         """Sum along `axis`."""
 
     def mean(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
-        """Arithmetic mean along `axis`: the sum divided by the count."""
+        """Arithmetic mean along `axis`: the sum divided by the count; of nothing there is none (InputError)."""
+        if not x.size:
+            raise InputError(f"the mean of an empty array (shape {x.shape}) is not defined")
         total = self.sum(x, axis=axis, keepdims=keepdims)
         return np.asarray(total / (x.size // max(np.size(total), 1)), dtype=x.dtype)
 
@@ -109,6 +111,8 @@ class FastArithmetic(Arithmetic):
 
     def gram(self, x: Array) -> Array:
         """``x^T x``; NumPy recognises the pattern and calls SYRK, which computes one triangle and mirrors it."""
+        if not (x.flags.c_contiguous or x.flags.f_contiguous):
+            x = np.ascontiguousarray(x)  # other strides do not reach SYRK, and two triangles computed apart may differ
         return np.asarray(np.matmul(x.T, x))
 
     def sum(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:

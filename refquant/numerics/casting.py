@@ -64,8 +64,8 @@ def smallest_positive(dtype: np.dtype[Any]) -> float:
 def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
     """Round positive scales to the dtype they are stored in (nearest, ties to even).
 
-    A scale that underflows to zero becomes the smallest positive number of `dtype`: all values of such a tile are far below what the
-    dtype can express and quantize to codes next to the zero point, and no division by zero can occur.
+    A scale that underflows to zero becomes the smallest positive number of `dtype`, so that no division by zero can occur. (The
+    new scale is at least twice the old one: the tile's numbers use fewer codes, and none is clipped.)
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
     NumericalError
         If a scale overflows `dtype`.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         stored = scale.astype(dtype)
     top = float(_finfo(dtype).max)
     too_large = ~(stored.astype(np.float64) <= top)

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from refquant.errors import UsageError
 from refquant.numerics.arrays import Array
 
 
@@ -35,7 +36,13 @@ def round_to_integer(x: Array, mode: Rounding = Rounding.HALF_EVEN) -> Array:
     Returns
     -------
     ndarray
-        Integers as floats, same shape and dtype. NaN and infinities stay what they are.
+        Integers as floats, a new array of the same shape and dtype. NaN and infinities stay what they are, and so does the sign of
+        a number that becomes zero: -0.2 gives -0.0.
+
+    Raises
+    ------
+    UsageError
+        If there is no such mode.
 
     Examples
     --------
@@ -59,6 +66,8 @@ def round_to_integer(x: Array, mode: Rounding = Rounding.HALF_EVEN) -> Array:
             return np.asarray(np.floor(x))
         case Rounding.CEIL:
             return np.asarray(np.ceil(x))
+        case _:
+            raise UsageError(f"unknown rounding {mode!r}; known are {', '.join(Rounding)}")
 
 
 def _half_away(x: Array) -> Array:

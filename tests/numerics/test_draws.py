@@ -112,6 +112,25 @@ def test_permutation_and_sample_follow_the_loop(n: int, seed: int, data: st.Data
     assert sample_without_replacement(rng_of(SFC64, seed), n, k).tolist() == places[:k]
 
 
+@pytest.mark.parametrize("n", [3, 1000, 2**62 + 1, 2**63])
+def test_the_last_word_that_counts(n: int) -> None:
+    # SFC64 puts out a + b + counter: with b and the counter 0 its next word is whatever we write into a.
+    last = 2**64 // n * n - 1
+    for word, accepted in ((last, True), (last + 1, False)):
+        if word < 2**64:
+            source = SFC64(1)
+            state = source.state
+            state["state"]["state"] = np.array([word, 0, 12345, 0], dtype=np.uint64)
+            source.state = state
+            following = Words(Generator(SFC64(1)))
+            following.rng.bit_generator.state = state
+            assert following.next() == word
+            expected = n - 1 if accepted else following.below(n)
+            assert integers_below(Generator(source), n, 1).tolist() == [expected]
+            source.state = state
+            assert integers_below_each(Generator(source), np.array([n], dtype=np.uint64)).tolist() == [expected]
+
+
 def test_samples_of_a_huge_population_cost_nothing() -> None:
     drawn = sample_without_replacement(rng_of(), 2**62, 100)
     assert len(set(drawn.tolist())) == 100
