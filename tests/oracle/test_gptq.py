@@ -1,11 +1,10 @@
 """Exact GPTQ: the laws of its algebra hold with ==, and a plain float64 program decides the same wherever the margin allows."""
 
 from fractions import Fraction
-from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refquant.errors import InputError, NotPositiveDefiniteError, UsageError
@@ -13,87 +12,19 @@ from refquant.oracle import (
     BINARY64,
     Uniform,
     UniformGrid,
-    best_assignment,
     gptq,
     matrix,
-    quadratic_loss,
     quantize_row,
     weighted_hessian,
 )
 from refquant.oracle.quadratic import prepare, unit_factor_of_inverse
+from tests.oracle.layers import inverted, layers
 
 F = Fraction
-SMALL = st.integers(-12, 12).map(lambda n: F(n, 8))
-
-
-@st.composite
-def layers(draw, most=5, rows=2):
-    """Weights and a positive definite Hessian of a few tokens, plus enough diagonal."""
-    size = draw(st.integers(1, most))
-    inputs = draw(st.lists(st.lists(SMALL, min_size=size, max_size=size), min_size=1, max_size=6))
-    hessian = weighted_hessian(inputs)
-    assume(any(hessian[i][i] for i in range(size)))
-    count = draw(st.integers(1, rows))
-    weights = draw(st.lists(st.lists(SMALL, min_size=size, max_size=size), min_size=count, max_size=count))
-    return weights, hessian
-
-
-def identity(size):
-    return [[F(int(i == j)) for j in range(size)] for i in range(size)]
-
-
-def multiply(a, b):
-    return [[sum((x * y for x, y in zip(line, column, strict=True)), F(0)) for column in zip(*b, strict=True)] for line in a]
-
-
-def inverted(square):
-    """Gauss-Jordan with row exchanges: shares nothing with the oracle's elimination."""
-    size = len(square)
-    both = [list(line) + unit for line, unit in zip(square, identity(size), strict=True)]
-    for k in range(size):
-        pivot = next(i for i in range(k, size) if both[i][k] != 0)
-        both[k], both[pivot] = both[pivot], both[k]
-        both[k] = [x / both[k][k] for x in both[k]]
-        for i in range(size):
-            if i != k:
-                both[i] = [x - both[i][k] * y for x, y in zip(both[i], both[k], strict=True)]
-    return [line[size:] for line in both]
 
 
 def minmax_grids(weights, group=None, bits=2):
     return [quantize_row(line, Uniform("asym_incl0", bits), group).grids for line in weights]
-
-
-@given(layers())
-def test_factor(layer):
-    hessian = prepare(*layer, F(1, 100)).hessian
-    factor, pivots = unit_factor_of_inverse(hessian)
-    size = len(hessian)
-    assert all(factor[i][j] == (i == j) for i in range(size) for j in range(i + 1))
-    transposed = [list(column) for column in zip(*factor, strict=True)]
-    scaled = [[x / pivot for x in line] for line, pivot in zip(factor, pivots, strict=True)]
-    assert multiply(multiply(transposed, scaled), hessian) == identity(size)
-
-
-@given(layers())
-def test_factor_is_that_of_the_optimal_brain_surgeon(layer):
-    """[GPTQ-2]: row i is row 0 of the inverse of what remains of H, divided by its first entry; and that entry is 1 / D_i."""
-    hessian = prepare(*layer, F(1, 100)).hessian
-    factor, pivots = unit_factor_of_inverse(hessian)
-    for i in range(len(hessian)):
-        remaining = inverted([line[i:] for line in hessian[i:]])
-        assert pivots[i] == 1 / remaining[0][0]
-        assert factor[i][i:] == [x / remaining[0][0] for x in remaining[0]]
-
-
-def test_factor_against_lapack():
-    generator = np.random.default_rng(3)
-    x = generator.integers(-8, 9, (40, 6)) / 4
-    h = x.T @ x
-    factor, pivots = unit_factor_of_inverse(matrix(h))
-    upper = np.linalg.cholesky(np.linalg.inv(h)).T
-    np.testing.assert_allclose(np.array(factor, float), upper / np.diag(upper)[:, None], rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(np.array(pivots, float), np.diag(upper) ** -2, rtol=1e-10)
 
 
 def test_two_columns_by_hand():
@@ -136,40 +67,6 @@ def test_a_factor_on_the_hessian_changes_nothing(layer, factor, act_order):
     one, other = (gptq(weights, h, grids, act_order=act_order) for h in (hessian, scaled))
     assert one.decisions == other.decisions
     assert other.loss == factor * one.loss
-
-
-@settings(deadline=None, max_examples=40)
-@given(layers(most=4, rows=1), st.booleans())
-def test_never_better_than_the_best_assignment(layer, act_order):
-    weights, hessian = layer
-    grid = UniformGrid(F(1, 2), 1, 0, 3)
-    prepared = prepare(weights, hessian, F(1, 100))
-    codes, best = best_assignment(prepared.weights[0], prepared.hessian, [grid] * len(hessian))
-    assert gptq(weights, hessian, [[grid]], act_order=act_order).loss >= best
-    for trial in product(range(4), repeat=len(hessian)):
-        difference = [w - grid.scale * (code - grid.zero) for w, code in zip(prepared.weights[0], trial, strict=True)]
-        loss = sum(x * y for x, y in zip(multiply([difference], prepared.hessian)[0], difference, strict=True))
-        assert loss >= best
-        assert (loss == best) >= (list(trial) == codes)
-
-
-def test_greedy_is_not_always_best():
-    """Somewhere GPTQ loses to the optimum, or the test above could be passed by calling brute force GPTQ."""
-    generator = np.random.default_rng(0)
-    grid = UniformGrid(F(1), 0, -2, 1)
-    worse = 0
-    for _ in range(20):
-        hessian = matrix((lambda x: x.T @ x)(generator.integers(-4, 5, (6, 3))))
-        weights = [[F(int(n), 8) for n in generator.integers(-12, 8, 3)]]
-        result = gptq(weights, hessian, [[grid]])
-        prepared = prepare(weights, hessian, F(1, 100))
-        worse += result.loss > best_assignment(weights[0], prepared.hessian, [grid] * 3)[1]
-    assert 0 < worse < 20
-
-
-def test_best_assignment_is_bounded():
-    with pytest.raises(UsageError, match="1048576 assignments"):
-        best_assignment([F(0)] * 5, identity(5), [UniformGrid(F(1), 0, 0, 15)] * 5)
 
 
 @given(layers(rows=1), st.randoms())
@@ -350,7 +247,3 @@ def test_inputs_do_not_change_and_misuse_is_told():
         gptq([[F(1)]], hessian, minmax_grids(weights))
     with pytest.raises(UsageError, match="at least 1"):
         gptq(weights, hessian, minmax_grids(weights), group=0)
-
-
-def test_quadratic_loss():
-    assert quadratic_loss([F(1), F(-2)], [[F(3), F(1)], [F(1), F(5)]]) == 3 - 4 + 20
