@@ -70,10 +70,11 @@ def quantize_probabilities(p: Array, bits: int, range: Literal["unit", "row_max"
     x = as_working(p, "the array of probabilities")  # float16 holds neither 2^16 - 1 nor most steps
     steps = x.dtype.type((1 << bits) - 1)
     if range == "unit":
-        scale = np.asarray(x.dtype.type(1) / steps)
+        scale = np.asarray(x.dtype.type(1) / steps)  # [PROB-1]
     elif range == "row_max":
         top = x.max(axis=-1, keepdims=True, initial=0)
         scale = round_scale(np.where(top > 0, top, x.dtype.type(1)) / steps, x.dtype, "softmax output")
     else:
         raise UsageError(f"range is 'unit' or 'row_max', not {range!r}")
-    return np.asarray(np.minimum(round_to_integer(x / scale), steps) * scale).astype(p.dtype, copy=False)
+    rounded = np.minimum(round_to_integer(x / scale), steps) * scale  # [PROB-2]
+    return np.asarray(rounded).astype(p.dtype, copy=False)

@@ -64,7 +64,7 @@ class Extremes:
         """
         if not np.size(x):
             raise InputError(f"extremes need at least one value; the array has shape {np.shape(x)}")
-        return cls(lo=np.min(x, axis=axis), hi=np.max(x, axis=axis))
+        return cls(lo=np.min(x, axis=axis), hi=np.max(x, axis=axis))  # [STAT-1]
 
     def merge(self, other: Extremes) -> Extremes:
         """Extremes over both sets of tokens."""
@@ -108,7 +108,7 @@ def static_grid(extremes: Extremes, spec: QuantSpec) -> Grid:
     both = np.stack([extremes.lo, extremes.hi], axis=-2)
     if not np.isfinite(both.astype(np.float64)).all():  # whatever spec.nan says: the range of the other values is lost
         raise InputError("the extremes of the calibration inputs are not finite; a static grid needs finite numbers")
-    return fit_grid(both, spec)
+    return fit_grid(both, spec)  # [STAT-2]
 
 
 def check_range_only(spec: QuantSpec) -> None:
@@ -125,4 +125,4 @@ def check_range_only(spec: QuantSpec) -> None:
 
 def quantize_static(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     """Quantize and dequantize `x` ``[tokens, features]`` on a calibrated grid [STAT-3]; the working dtype of `x` is kept."""
-    return fake_quantize(x, grid, spec)
+    return fake_quantize(x, grid, spec)  # [STAT-3]

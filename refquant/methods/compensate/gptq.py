@@ -37,13 +37,13 @@ from refquant.core.grid import Grid
 from refquant.core.qtensor import Origin, QTensor
 from refquant.core.scheme import find_scheme
 from refquant.core.spec import QuantSpec
-from refquant.core.tiling import Tiling
-from refquant.errors import InputError, NotPositiveDefiniteError, NumericalError, UsageError
+from refquant.errors import InputError, UsageError
 from refquant.methods.card import Card, Equation
+from refquant.methods.compensate.column_grids import ColumnGrids
+from refquant.methods.compensate.damping import factor_of_damped, mean_diagonal
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, IntArray
 from refquant.numerics.casting import as_working
-from refquant.numerics.cholesky import upper_factor_of_inverse
 
 QUIRKS = ("lazy_groups", "half_range_sym", "grid_before_dead")
 PRESETS: dict[str, tuple[str, ...]] = {"istdaslab": QUIRKS, "lazy": ("lazy_groups",), "llmcompressor": ()}
@@ -226,11 +226,11 @@ def gptq_trace(
 
     order = _order(np.diagonal(h), act_order)  # [GPTQ-3]
     h = h[np.ix_(order, order)]
-    added = damping * _mean_diagonal(h, arithmetic)  # [GPTQ-4]
+    added = damping * mean_diagonal(h, arithmetic)  # [GPTQ-4]
     h[np.diag_indices_from(h)] += added
-    factor = _factor(h, damping, arithmetic)  # [GPTQ-5]
+    factor = factor_of_damped(h, damping, arithmetic)  # [GPTQ-5]
 
-    grids = _Grids(spec, w.shape, order, grid, arithmetic)
+    grids = ColumnGrids(spec, w.shape, order, grid, arithmetic)
     codes, decided = _sweep(w[:, order], factor, spec, grids, block_size, "lazy_groups" in quirks, arithmetic)
 
     scale, zero = grids.columns()
@@ -251,13 +251,13 @@ def gptq_trace(
         hessian=h,
         factor=factor,
         decided=decided,
-        errors=residual / np.diagonal(factor),
+        errors=residual / np.diagonal(factor),  # E of [GPTQ-8]
         margins=decision_margins(decided, codes, scale, zero, spec),
     )
 
 
 def _sweep(
-    w: Float64Array, factor: Float64Array, spec: QuantSpec, grids: _Grids, block_size: int, lazy: bool, arithmetic: Arithmetic
+    w: Float64Array, factor: Float64Array, spec: QuantSpec, grids: ColumnGrids, block_size: int, lazy: bool, arithmetic: Arithmetic
 ) -> tuple[Float64Array, Float64Array]:
     """[GPTQ-6] and [GPTQ-7] over columns in quantization order; returns codes as floats and the values that were decided on."""
     running = np.ascontiguousarray(w.T)  # transposed: a column of the weight is contiguous
@@ -280,71 +280,6 @@ def _sweep(
         running[stop:] -= arithmetic.matmul(factor[start:stop, stop:].T, errors)  # [GPTQ-7]
         start = stop
     return np.ascontiguousarray(codes.T), np.ascontiguousarray(running.T)
-
-
-class _Grids:
-    """The grid of each column: fixed beforehand, or fitted when the sweep reaches a group's first column."""
-
-    def __init__(self, spec: QuantSpec, shape: tuple[int, ...], order: IntArray, fixed: Grid | None, arithmetic: Arithmetic) -> None:
-        rows, columns = shape
-        self.spec, self.order, self.arithmetic = spec, order, arithmetic
-        self.fixed = fixed
-        self.columns_per_group = spec.tiling.extents[1] or max(columns, 1)
-        self.rows_per_tile = spec.tiling.extents[0]
-        self.rows = rows
-        self.fitted: list[Grid] = []
-        identity = np.array_equal(order, np.arange(columns))
-        self.follow_order = fixed is None and not identity
-        if fixed is not None and fixed.scale.shape != spec.tiling.grid_shape((rows, columns)):
-            raise InputError(f"the grid has shape {fixed.scale.shape}; {spec.tiling.grid_shape((rows, columns))} is needed")
-        self._wide = None if fixed is None else self._expand(fixed)
-
-    def _expand(self, grid: Grid) -> tuple[Array, Array | None]:
-        """Scale and zero as float64 ``[groups, rows]``."""
-        rows = Tiling((self.rows_per_tile, 1))
-        shape = (self.rows, grid.scale.shape[1])
-        scale, zero = grid.expanded(shape, rows, np.dtype(np.float64))
-        full = np.broadcast_to(scale, shape).T.copy()
-        return full, None if zero is None else np.broadcast_to(zero, shape).T.copy()
-
-    def next_group_start(self, column: int) -> int:
-        """First column after `column` at which a new group is fitted."""
-        if self.fixed is not None:
-            return len(self.order)
-        return (column // self.columns_per_group + 1) * self.columns_per_group
-
-    def at(self, column: int, running: Float64Array) -> tuple[Array, Array | None]:
-        """Scale and zero ``[rows]`` of a column in quantization order; `running` is the transposed matrix as it stands."""
-        if self._wide is not None:
-            group = int(self.order[column]) // self.columns_per_group
-            return self._wide[0][group], None if self._wide[1] is None else self._wide[1][group]
-        if column % self.columns_per_group == 0:
-            values = running[column : column + self.columns_per_group].T
-            spec = self.spec.with_tiling(Tiling((self.rows_per_tile, None)))
-            self.fitted.append(fit_grid(values, spec, self.arithmetic))
-            self._current = self._expand(self.fitted[-1])
-        return self._current[0][0], None if self._current[1] is None else self._current[1][0]
-
-    @property
-    def grid(self) -> Grid:
-        """The whole grid, one column a group."""
-        if self.fixed is not None:
-            return self.fixed
-        empty = not self.fitted
-        if empty:
-            return fit_grid(np.empty((self.rows, 0)), self.spec, self.arithmetic)
-        zeros = [g.zero for g in self.fitted if g.zero is not None]
-        return Grid(
-            scale=np.concatenate([g.scale for g in self.fitted], axis=1),
-            zero=np.concatenate(zeros, axis=1) if zeros else None,
-        )
-
-    def columns(self) -> tuple[Array, Array | None]:
-        """Scale and zero of every column in quantization order, float64 ``[rows, columns]``."""
-        scale, zero = self._expand(self.grid)
-        position = self.order if self.fixed is not None else np.arange(len(self.order))
-        group = position // self.columns_per_group
-        return scale[group].T, None if zero is None else zero[group].T
 
 
 def _checked(weight: Array, hessian: Array, spec: QuantSpec, damping: float, block_size: int) -> tuple[Float64Array, Float64Array]:
@@ -389,48 +324,6 @@ def _order(diagonal: Array, act_order: bool | Array) -> IntArray:
     if order.shape != columns.shape or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), columns):
         raise InputError(f"act_order is True, False or an ordering of {len(columns)} columns")
     return order.astype(np.intp)
-
-
-def _mean_diagonal(h: Float64Array, arithmetic: Arithmetic) -> float:
-    """Mean of the diagonal; 0 for a matrix without columns, to which nothing is added."""
-    if not h.size:
-        return 0.0
-    with np.errstate(over="ignore"):
-        mean = float(arithmetic.mean(np.diagonal(h)))
-    if not np.isfinite(mean):
-        raise NumericalError(
-            f"the Hessian's diagonal, up to {np.diagonal(h).max():g}, has no finite mean; divide the Hessian by a constant"
-        )
-    return mean
-
-
-def _factor(h: Float64Array, damping: float, arithmetic: Arithmetic) -> Float64Array:
-    """[GPTQ-5], and if it fails the smallest damping of a ladder that would have worked."""
-    if not h.size:  # LAPACK refuses matrices without columns
-        return h
-    try:
-        return upper_factor_of_inverse(h, arithmetic)
-    except NotPositiveDefiniteError as error:
-        works = _working_damping(h, damping, arithmetic)
-        advice = f"damping={works:g} would work" if works is not None else "no damping up to 100 times the mean diagonal works"
-        raise NotPositiveDefiniteError(
-            f"the Hessian with damping {damping:g} is not positive definite (pivot of column {error.pivot}); {advice}", error.pivot
-        ) from error
-
-
-def _working_damping(h: Float64Array, damping: float, arithmetic: Arithmetic) -> float | None:
-    mean = _mean_diagonal(h, arithmetic) / (1 + damping)
-    candidate = max(damping * 10, 1e-8)
-    while candidate <= 100 and mean > 0:
-        trial = h.copy()
-        trial[np.diag_indices_from(trial)] += (candidate - damping) * mean
-        try:
-            upper_factor_of_inverse(trial, arithmetic)
-        except NotPositiveDefiniteError:
-            candidate *= 10
-        else:
-            return candidate
-    return None
 
 
 def _unpermuted(ordered: Array, order: IntArray) -> Array:

@@ -151,7 +151,7 @@ def ia_aq(
     grids = [Grid(scale=grid_from_range(lo * alpha, hi * alpha, spec).scale, zero=widest.zero) for alpha in alphas]  # [IAAQ-3]
     losses = _zeros(len(grids), lo)
     for sample in samples:
-        losses += _losses(sample, grids, spec, gram, arithmetic)
+        losses += _losses(sample, grids, spec, gram, arithmetic)  # [IAAQ-2]
     chosen = np.argmin(losses, axis=0)
     scale = np.take_along_axis(np.stack([g.scale[:, 0] for g in grids]), chosen[None], axis=0)[0]
     grid = Grid(scale=scale[:, None], zero=widest.zero)
@@ -200,7 +200,7 @@ def _losses(sample: AttentionSample, grids: Sequence[Grid], spec: QuantSpec, gra
     values = sample.values.astype(np.float64)
     delta = np.stack([fake_quantize(values, grid, spec) - values for grid in grids])  # [alphas, kv, T, head_dim]
     weight = _interaction(sample, gram, arithmetic)
-    weighted = arithmetic.matmul(weight, delta) if gram == "exact" else weight[..., None] * delta
+    weighted = arithmetic.matmul(weight, delta) if gram == "exact" else weight[..., None] * delta  # [IAAQ-4]
     axes = 2 if spec.tiling.extents[2] == 1 else (2, 3)
     per_tile = arithmetic.sum(weighted * delta, axis=axes)
     return per_tile.reshape(len(grids), values.shape[0], -1)

@@ -176,7 +176,7 @@ def quotas(proportions: Sequence[float], samples: int) -> list[int]:
     exact = [share * samples / sum(shares) for share in shares]
     result = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: (result[i] - exact[i], i))
-    for i in by_remainder[: samples - sum(result)]:
+    for i in by_remainder[: samples - sum(result)]:  # [TMAS-2]
         result[i] += 1
     return result
 
@@ -221,7 +221,7 @@ def capped_quotas(proportions: Sequence[float], samples: int, available: Sequenc
         open_shares = [p if room else 0.0 for p, room in zip(proportions, has_room, strict=True)]
         if not any(open_shares):  # only bins with a share of 0 are left
             open_shares = [float(room) for room in has_room]
-        for i, more in enumerate(quotas(open_shares, missing)):
+        for i, more in enumerate(quotas(open_shares, missing)):  # [TMAS-3]
             taken[i] = min(taken[i] + more, available[i])
         missing = samples - sum(taken)
     return taken
@@ -252,7 +252,7 @@ def _balanced_draw(
     chosen: list[int] = []
     while len(chosen) < quota:
         for queue in queues:
-            if queue and len(chosen) < quota:
+            if queue and len(chosen) < quota:  # [TMAS-4]
                 place = min(range(len(queue)), key=lambda j: drawn.get(states[queue[j]].prompt, 0))
                 index = queue.pop(place)
                 drawn[states[index].prompt] = drawn.get(states[index].prompt, 0) + 1
