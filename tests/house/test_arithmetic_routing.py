@@ -21,7 +21,8 @@ NUMPY = frozenset(
     "sin cos tan arcsin arccos arctan arctan2 asin acos atan atan2 sinh cosh tanh arcsinh arccosh arctanh asinh acosh atanh sinc i0".split()
 )
 METHODS = frozenset("dot sum mean std var trace".split())  # of arrays; the same names on an Arithmetic are what we want
-ARITHMETICS = frozenset({"arithmetic", "FAST", "ORDERED", "Arithmetic"})
+# Names of what may have such methods: an Arithmetic, or an object of ours that was given one.
+ARITHMETICS = frozenset({"arithmetic", "FAST", "ORDERED", "Arithmetic", "bootstrap"})
 # Exact, correctly rounded, or no arithmetic at all; everything else in `math` is libm's.
 MATH = frozenset(
     "sqrt isqrt prod gcd lcm ceil floor trunc frexp ldexp inf nan isfinite isinf isnan fsum comb perm factorial copysign nextafter "
