@@ -1,0 +1,134 @@
+"""Quantized stand-ins for the model's linears and attention products.
+
+They are fake-quantized: codes are turned back into numbers and multiplied in floating point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from model import DenseAttentionProduct, DenseLinear
+from refquant.core import Grid, QTensor, QuantSpec, Tiling
+from refquant.methods.activation.per_token import quantize_per_token
+from refquant.methods.activation.probabilities import quantize_probabilities
+from refquant.methods.activation.static import quantize_static
+from refquant.numerics import FAST, Arithmetic
+from refquant.numerics.arrays import Array
+
+ActivationQuantizer = Callable[[Array], Array]
+
+
+class QuantizedLinear:
+    """A linear with a quantized weight and, if there is one, an activation quantizer before it.
+
+    Parameters
+    ----------
+    weight : QTensor or ndarray ``[out, in]``
+        An array stays in floating point.
+    bias : ndarray ``[out]``, optional
+    quantize_input : callable, optional
+        Maps activations ``[..., in]`` to their quantized and dequantized selves.
+    dtype : dtype
+        float32 or float64, of the model.
+    arithmetic : Arithmetic
+    """
+
+    __slots__ = ("_dense", "quantize_input", "weight")
+
+    def __init__(
+        self,
+        weight: QTensor | Array,
+        bias: Array | None,
+        quantize_input: ActivationQuantizer | None,
+        dtype: np.dtype[Any],
+        arithmetic: Arithmetic = FAST,
+    ) -> None:
+        self.weight = weight
+        self.quantize_input = quantize_input
+        values = weight.dequantize(dtype) if isinstance(weight, QTensor) else weight
+        self._dense = DenseLinear(values, bias, arithmetic)
+
+    def __call__(self, x: Array) -> Array:
+        """Apply the layer to ``[..., in]``."""
+        return self._dense(x if self.quantize_input is None else self.quantize_input(x))
+
+
+class PerTokenQuantizer:
+    """Dynamic per-token quantization of a linear's input."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: QuantSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, x: Array) -> Array:
+        """Quantize and dequantize ``[..., features]``."""
+        return quantize_per_token(x.reshape(-1, x.shape[-1]), self.spec).reshape(x.shape)
+
+
+class StaticQuantizer:
+    """Static quantization of a linear's input on a calibrated grid."""
+
+    __slots__ = ("grid", "spec")
+
+    def __init__(self, grid: Grid, spec: QuantSpec) -> None:
+        self.grid, self.spec = grid, spec
+
+    def __call__(self, x: Array) -> Array:
+        """Quantize and dequantize ``[..., features]``."""
+        return quantize_static(x.reshape(-1, x.shape[-1]), self.grid, self.spec).reshape(x.shape)
+
+
+class QuantizedAttentionProduct:
+    """The product of softmax output and V with one or both operands quantized.
+
+    Parameters
+    ----------
+    probability_bits : int
+        0 leaves the softmax output alone.
+    probability_range : {"unit", "row_max"}
+    value_spec : QuantSpec, optional
+        None leaves V alone.
+    value_grid : Grid, optional
+        Static scales ``[kv_heads, 1, 1]`` or ``[kv_heads, 1, head_dim]``; without them V is quantized per token, dynamically.
+    arithmetic : Arithmetic
+    """
+
+    __slots__ = ("_product", "probability_bits", "probability_range", "value_grid", "value_spec")
+
+    def __init__(
+        self,
+        probability_bits: int,
+        probability_range: Literal["unit", "row_max"],
+        value_spec: QuantSpec | None,
+        value_grid: Grid | None,
+        arithmetic: Arithmetic = FAST,
+    ) -> None:
+        self._product = DenseAttentionProduct(arithmetic)
+        self.probability_bits, self.probability_range = probability_bits, probability_range
+        self.value_spec, self.value_grid = value_spec, value_grid
+
+    def __call__(self, probabilities: Array, values: Array) -> Array:
+        """Mix the values: ``[B, H, T, T]`` and ``[B, K, T, h]`` to ``[B, H, T, h]``."""
+        return self._product(self.quantize_probabilities(probabilities), self.quantize_values(values))
+
+    def quantize_probabilities(self, probabilities: Array) -> Array:
+        """The softmax output as the product sees it."""
+        if not self.probability_bits:
+            return probabilities
+        return quantize_probabilities(probabilities, self.probability_bits, self.probability_range)
+
+    def quantize_values(self, values: Array) -> Array:
+        """V as the product sees it."""
+        if self.value_spec is None:
+            return values
+        if self.value_grid is None:
+            rows = values.reshape(-1, values.shape[-1])
+            return quantize_per_token(rows, self.value_spec.with_tiling(Tiling.token())).reshape(values.shape)
+        batch, heads, tokens, width = values.shape
+        stacked = np.moveaxis(values, 1, 0).reshape(heads, batch * tokens, width)  # a head's tokens in a row, whichever sequence
+        quantized = quantize_static(stacked, self.value_grid, self.value_spec)
+        return np.ascontiguousarray(np.moveaxis(quantized.reshape(heads, batch, tokens, width), 0, 1))

@@ -1,0 +1,324 @@
+"""Quantizing a whole model: block by block in causal order, each group calibrated behind what is already quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from model import AttentionContext, DenseLinear, Transformer
+from refquant.apply.layers import ActivationQuantizer, PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, StaticQuantizer
+from refquant.apply.recipe import Recipe
+from refquant.apply.states import CalibrationState, batches, state_confidences
+from refquant.core import Grid, QTensor, Stats
+from refquant.core.metrics import output_error
+from refquant.errors import InputError, NotPositiveDefiniteError
+from refquant.methods.activation.static import Extremes, static_grid
+from refquant.methods.compensate.gptq import gptq
+from refquant.methods.diffusion.cgq import certainty_weights
+from refquant.methods.diffusion.ia_aq import AttentionSample, ia_aq
+from refquant.methods.grid.rtn import rtn
+from refquant.numerics.arrays import Array
+
+Progress = Callable[[str, int, int], None]
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearRecord:
+    """What happened to one linear.
+
+    Parameters
+    ----------
+    name : str
+    tokens : int
+        Calibration tokens with a weight above 0; 0 without calibration.
+    error : float or None
+        Output error ``tr((W - W') H (W - W')^T)`` on the calibration tokens, weighted as the method weighed them.
+    rtn_error : float or None
+        The same for RTN with the same spec.
+    """
+
+    name: str
+    tokens: int
+    error: float | None
+    rtn_error: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedModel:
+    """The result: codes and grids by name; :meth:`attach` puts them into a model.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    weights : mapping of str to QTensor
+        By the linear's name.
+    input_grids : mapping of str to Grid
+        Static activation grids by the linear's name.
+    value_grids : mapping of int to Grid
+        Static grids of V by block.
+    records : tuple of LinearRecord
+    value_alphas : mapping of int to tuple of float
+        IA-AQ's choice by block, one a head (or a feature).
+    """
+
+    recipe: Recipe
+    weights: Mapping[str, QTensor]
+    input_grids: Mapping[str, Grid] = field(default_factory=dict)
+    value_grids: Mapping[int, Grid] = field(default_factory=dict)
+    records: tuple[LinearRecord, ...] = ()
+    value_alphas: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "input_grids", "value_grids", "value_alphas"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def attach(self, m: Transformer) -> Transformer:
+        """Return `m` with this model's quantized linears and attention products in it."""
+        linears = {}
+        for name in m.linears:
+            quantizer = input_quantizer(self.recipe, name, self.input_grids)
+            weight = self.weights.get(name)
+            if weight is not None or quantizer is not None:
+                dense = _dense(m, name)
+                linears[name] = QuantizedLinear(dense.weight if weight is None else weight, dense.bias, quantizer, m.dtype, m.arithmetic)
+        products = {index: attention_product(self.recipe, m, self.value_grids.get(index)) for index in range(m.config.n_layers)}
+        return m.replace(linears, {index: product for index, product in products.items() if product is not None})
+
+
+def input_quantizer(recipe: Recipe, name: str, grids: Mapping[str, Grid]) -> ActivationQuantizer | None:
+    """The activation quantizer before a linear, or None."""
+    if recipe.activations.method == "none" or is_skipped(recipe, name):
+        return None
+    if recipe.activations.method == "per_token":
+        return PerTokenQuantizer(recipe.activations.spec())
+    return StaticQuantizer(grids[name], recipe.activations.spec())
+
+
+def attention_product(recipe: Recipe, m: Transformer, grid: Grid | None) -> QuantizedAttentionProduct | None:
+    """The attention product of a recipe, or None where it leaves both operands alone."""
+    values, probabilities = recipe.values, recipe.probabilities
+    if values.method == "none" and not probabilities.bits:
+        return None
+    spec = None if values.method == "none" else values.spec()
+    return QuantizedAttentionProduct(probabilities.bits, probabilities.range, spec, grid, m.arithmetic)
+
+
+def is_skipped(recipe: Recipe, name: str) -> bool:
+    """Whether a linear stays in floating point, by its last name."""
+    return name.rpartition(".")[2] in recipe.skip
+
+
+def quantize_model(m: Transformer, recipe: Recipe, states: Sequence[CalibrationState], progress: Progress | None = None) -> QuantizedModel:
+    """Quantize the linears of every block.
+
+    Parameters
+    ----------
+    m : Transformer
+        In full precision.
+    recipe : Recipe
+    states : sequence of CalibrationState
+        May be empty if the recipe needs no calibration.
+    progress : callable, optional
+        Called with what is done, how much, of how much.
+
+    Returns
+    -------
+    QuantizedModel
+
+    Raises
+    ------
+    InputError
+        If calibration states are missing, or a skipped name does not exist.
+    NotPositiveDefiniteError
+        If a Hessian cannot be factored; the message names the linear and a damping that works.
+    """
+    known = {name.rpartition(".")[2] for name in m.linears}
+    if not set(recipe.skip) <= known:
+        raise InputError(f"recipe {recipe.name} skips {sorted(set(recipe.skip) - known)}; the model's linears are {sorted(known)}")
+    if recipe.needs_calibration and not states:
+        raise InputError(f"recipe {recipe.name} needs calibration states; there are none")
+    run = _Run(m, recipe, states)
+    for index in range(m.config.n_layers):
+        run.quantize_block(index)
+        if progress is not None:
+            progress("blocks", index + 1, m.config.n_layers)
+    return run.result()
+
+
+class _Run:
+    """State of one pass over the blocks: the model as quantized so far, and the calibration batches in front of the current block."""
+
+    def __init__(self, m: Transformer, recipe: Recipe, states: Sequence[CalibrationState]) -> None:
+        self.original, self.current, self.recipe = m, m, recipe
+        self.weights: dict[str, QTensor] = {}
+        self.input_grids: dict[str, Grid] = {}
+        self.value_grids: dict[int, Grid] = {}
+        self.value_alphas: dict[int, tuple[float, ...]] = {}
+        self.records: list[LinearRecord] = []
+        needed = states if recipe.needs_calibration else ()
+        self.batches = list(batches(needed, BATCH_TOKENS))
+        self.masked = [np.stack([states[i].masked for i in batch]) for batch in self.batches]
+        self.hidden = [m.embed(np.stack([states[i].ids for i in batch])) for batch in self.batches]
+        self.token_weights = self._token_weights(needed)
+
+    def _token_weights(self, states: Sequence[CalibrationState]) -> list[Array | None]:
+        tokens = self.recipe.tokens
+        if tokens.weighting == "uniform" or not states:
+            return [None] * len(self.batches)
+        confidences = state_confidences(self.original, states, tokens.confidence)
+        return [
+            certainty_weights(
+                masked,
+                np.stack([confidences[i] for i in batch]),
+                tokens.power,
+                visible_weight=tokens.visible_weight,
+                masked_weight=tokens.masked_weight,
+                visible_confidence=tokens.visible_confidence,
+                arithmetic=self.original.arithmetic,
+            )
+            for batch, masked in zip(self.batches, self.masked, strict=True)
+        ]
+
+    def quantize_block(self, index: int) -> None:
+        """All groups of one block in causal order, V between the projections and what follows; then on to the next block."""
+        groups = self.current.linear_groups(index)
+        early = self.recipe.values.calibrate == "before_qkv"
+        if early:
+            self._quantize_values(index)
+        for position, group in enumerate(groups):
+            self._quantize_group(index, group)
+            if position == 0 and not early:
+                self._quantize_values(index)
+        mover = self.current if self.recipe.propagate == "quantized" else self.original
+        self.hidden = [mover.block(index, x, self._context(x)) for x in self.hidden]
+
+    def _context(self, x: Array) -> AttentionContext:
+        return self.current.context(x.shape[0], x.shape[1])
+
+    def _observe(self, index: int, wanted: Sequence[str], take: Callable[[int, dict[str, Array]], None]) -> None:
+        """Run the block as it stands on every batch and hand over the arrays with the wanted names."""
+        for number, x in enumerate(self.hidden):
+            seen: dict[str, Array] = {}
+
+            def keep(name: str, array: Array, seen: dict[str, Array] = seen) -> None:
+                if name in wanted:
+                    seen[name] = array
+
+            self.current.block(index, x, self._context(x), keep)
+            take(number, seen)
+
+    def _quantize_group(self, index: int, group: Sequence[str]) -> None:
+        names = [name for name in group if not is_skipped(self.recipe, name)]
+        if not names:
+            return
+        extremes = self._input_extremes(index, names[0]) if self.recipe.activations.method == "static" else None
+        if extremes is not None:
+            for name in names:
+                self.input_grids[name] = static_grid(extremes, self.recipe.activations.spec())
+        stats = self._statistics(index, names[0]) if self.recipe.weights.method == "gptq" else None
+        linears = {}
+        for name in names:
+            dense = _dense(self.original, name)
+            weight = self._quantize_weight(name, dense.weight, stats)
+            quantizer = input_quantizer(self.recipe, name, self.input_grids)
+            linears[name] = QuantizedLinear(
+                dense.weight if weight is None else weight, dense.bias, quantizer, self.original.dtype, self.original.arithmetic
+            )
+        self.current = self.current.replace(linears)
+
+    def _input_extremes(self, index: int, name: str) -> Extremes:
+        found: list[Extremes] = []
+        self._observe(index, [f"{name}.input"], lambda _, seen: found.append(Extremes.of(seen[f"{name}.input"], axis=(0, 1))))
+        merged = found[0]
+        for other in found[1:]:
+            merged = merged.merge(other)
+        return merged
+
+    def _statistics(self, index: int, name: str) -> Stats:
+        """Hessian of a group's common input over all calibration tokens."""
+        quantizer = input_quantizer(self.recipe, name, self.input_grids) if self.recipe.weights.hessian_inputs == "quantized" else None
+        total: list[Stats] = []
+
+        def take(number: int, seen: dict[str, Array]) -> None:
+            x = seen[f"{name}.input"]
+            one = Stats.of(x if quantizer is None else quantizer(x), self.token_weights[number], self.original.arithmetic)
+            total[:] = [one if not total else total[0].merge(one)]
+
+        self._observe(index, [f"{name}.input"], take)
+        return total[0]
+
+    def _quantize_weight(self, name: str, weight: Array, stats: Stats | None) -> QTensor | None:
+        """Quantize one weight, in float64 whatever the method, so that methods differ in nothing but themselves."""
+        plan, arithmetic = self.recipe.weights, self.original.arithmetic
+        if plan.method == "none":
+            return None
+        w = weight.astype(np.float64)
+        rounded = rtn(w, plan.spec(), arithmetic)
+        if stats is None:
+            self._record(name, rounded)
+            return rounded
+        try:
+            quantized = gptq(
+                w,
+                stats.hessian,
+                plan.spec(),
+                damping=plan.damping,
+                block_size=plan.block_size,
+                act_order=plan.act_order,
+                static_groups=plan.static_groups,
+                compat=plan.compat,
+                arithmetic=arithmetic,
+            )
+        except NotPositiveDefiniteError as error:
+            raise NotPositiveDefiniteError(f"{name}: {error}", error.pivot) from error
+        errors = [output_error(w, q.dequantize(np.dtype(np.float64)), stats.hessian, arithmetic) for q in (quantized, rounded)]
+        self._record(name, quantized, stats.tokens, *errors)
+        return quantized
+
+    def _record(self, name: str, weight: QTensor, tokens: int = 0, error: float | None = None, rtn_error: float | None = None) -> None:
+        self.weights[name] = weight
+        self.records.append(LinearRecord(name=name, tokens=tokens, error=error, rtn_error=rtn_error))
+
+    def _quantize_values(self, index: int) -> None:
+        """Scales of V from what the block's attention sees now, and the block's quantized attention product."""
+        plan = self.recipe.values
+        grid = None
+        if plan.method in ("minmax", "ia_aq"):
+            unscaled = attention_product(self.recipe.replace(values={"method": "none"}), self.original, None)
+            samples: list[AttentionSample] = []
+
+            def take(number: int, seen: dict[str, Array]) -> None:
+                a, v = seen[f"blocks.{index}.probabilities"], seen[f"blocks.{index}.v"]
+                a = a if unscaled is None else unscaled.quantize_probabilities(a)
+                rows = self.masked[number] if plan.rows == "masked" else [None] * len(a)
+                samples.extend(AttentionSample(probabilities=p, values=u, query_rows=r) for p, u, r in zip(a, v, rows, strict=True))
+
+            self._observe(index, [f"blocks.{index}.probabilities", f"blocks.{index}.v"], take)
+            choice = ia_aq(samples, plan.spec(), alphas=plan.alphas, per=plan.per, gram=plan.gram, arithmetic=self.original.arithmetic)
+            grid = choice.grid
+            self.value_grids[index] = grid
+            self.value_alphas[index] = tuple(choice.alphas[i] for i in choice.chosen.ravel())
+        product = attention_product(self.recipe, self.original, grid)
+        if product is not None:
+            self.current = self.current.replace(attention_products={index: product})
+
+    def result(self) -> QuantizedModel:
+        return QuantizedModel(
+            recipe=self.recipe,
+            weights=self.weights,
+            input_grids=self.input_grids,
+            value_grids=self.value_grids,
+            records=tuple(self.records),
+            value_alphas=self.value_alphas,
+        )
+
+
+def _dense(m: Transformer, name: str) -> DenseLinear:
+    linear = m.linears[name]
+    if not isinstance(linear, DenseLinear):
+        raise InputError(f"{name} is already quantized; start from the full-precision model")
+    return linear

@@ -1,0 +1,174 @@
+"""One quantization run from folder to folder: what it is made of, its digest, and the baselines it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from model import Tokenizer, Transformer
+from refquant.apply.checkpoint import Provenance, input_digest, is_quantized, load_quantized, read_provenance, save_quantized
+from refquant.apply.corpus import CalibrationLine, read_calibration
+from refquant.apply.quantize import QuantizedModel, quantize_model
+from refquant.apply.recipe import Calibration, Recipe
+from refquant.apply.states import CalibrationSet, calibration_states
+from refquant.errors import InputError, UsageError
+from refquant.storage import canonical_json, digest
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Workbench:
+    """A full-precision model, its calibration lines and a seed: everything that the rows of a comparison share.
+
+    Parameters
+    ----------
+    model : Transformer
+    source : Path
+        Folder of the checkpoint.
+    tokenizer : Tokenizer
+    lines : list of CalibrationLine
+        Empty if no recipe needs calibration.
+    seed : int
+    progress : callable, optional
+    """
+
+    model: Transformer
+    source: Path
+    tokenizer: Tokenizer
+    lines: list[CalibrationLine]
+    seed: int
+    progress: Progress | None = None
+    _states: dict[tuple[Calibration, int | None], CalibrationSet] = field(default_factory=dict)
+
+    def states(self, plan: Calibration, tokens: int | None = None) -> CalibrationSet:
+        """Calibration states of a plan; the same plan and number of tokens give the same states, drawn once."""
+        key = (plan, tokens)
+        if key not in self._states:
+            if plan.states != "none" and not self.lines:
+                raise UsageError("this recipe needs calibration data; name a file with --calibration")
+            rng = np.random.Generator(np.random.PCG64(self.seed))
+            self._states[key] = calibration_states(
+                self.model, self.lines, plan, rng, eos_id=self.tokenizer.eos_id, tokens=tokens, progress=self.progress
+            )
+        return self._states[key]
+
+    def quantize(self, recipe: Recipe, tokens: int | None = None) -> QuantizedModel:
+        """Quantize the model by a recipe, on `tokens` calibration tokens if a number is given."""
+        found = self.states(recipe.calibration, tokens) if recipe.needs_calibration else CalibrationSet(states=())
+        return quantize_model(self.model, recipe, found.states, self.progress)
+
+    def provenance(self, recipe: Recipe) -> Provenance:
+        """Where the result of a recipe comes from."""
+        states = self.states(recipe.calibration).states if recipe.needs_calibration else ()
+        calibration = digest(canonical_json([[s.ids.tolist(), s.final_ids.tolist()] for s in states])) if states else ""
+        return Provenance(
+            input_digest=input_digest(self.source),
+            calibration_digest=calibration,
+            seed=self.seed,
+            run_digest=self.run_digest(recipe),
+        )
+
+    def run_digest(self, recipe: Recipe) -> str:
+        """SHA-256 over recipe, input, calibration lines and seed; known before anything is computed."""
+        lines = [[list(line.prompt), None if line.response is None else list(line.response), line.cut] for line in self.lines]
+        data = canonical_json(lines) if recipe.needs_calibration else ""
+        return digest(canonical_json([recipe.digest(), input_digest(self.source), digest(data), self.seed]))
+
+
+def open_workbench(source: Path, model: Transformer, calibration: Path | None, seed: int, progress: Progress | None = None) -> Workbench:
+    """Open what a run needs.
+
+    Parameters
+    ----------
+    source : Path
+        Checkpoint folder of `model`.
+    model : Transformer
+    calibration : Path, optional
+        Calibration file; without one, recipes that need calibration are refused.
+    seed : int
+        Not negative.
+    progress : callable, optional
+
+    Raises
+    ------
+    InputError, UsageError
+        If a file is missing or damaged, or the seed negative.
+    """
+    if seed < 0:
+        raise UsageError(f"a seed is not negative; got {seed}")
+    tokenizer = Tokenizer.from_directory(source)
+    lines = [] if calibration is None else read_calibration(calibration, tokenizer, model.config.embedding_rows)
+    return Workbench(model=model, source=source, tokenizer=tokenizer, lines=lines, seed=seed, progress=progress)
+
+
+def default_folder(recipe: Recipe, run_digest: str) -> Path:
+    """Name of an output folder that was not named: recipe and run digest."""
+    return Path(f"quantized-{recipe.name}-{run_digest[:12]}")
+
+
+def check_output(path: Path, run_digest: str) -> QuantizedModel | None:
+    """Look at what already stands in the place of the output.
+
+    Returns
+    -------
+    QuantizedModel or None
+        The complete, verified result of the identical run, or None if there is nothing.
+
+    Raises
+    ------
+    InputError
+        If something else is there, or a folder that is damaged.
+    """
+    if not path.exists() and not path.is_symlink():
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"{path}: the folder {path.absolute().parent} does not exist")
+        return None
+    if not is_quantized(path):
+        raise InputError(f"{path} exists and is not a quantized folder; choose another --out or remove it")
+    if read_provenance(path).run_digest != run_digest:
+        raise InputError(
+            f"{path} holds the result of another run (recipe, input, calibration or seed differ); choose another --out or remove it"
+        )
+    return load_quantized(path)
+
+
+def save_run(path: Path, bench: Workbench, quantized: QuantizedModel) -> None:
+    """Write the result of a run; see :func:`refquant.apply.checkpoint.save_quantized`."""
+    save_quantized(path, bench.source, quantized, bench.provenance(quantized.recipe))
+
+
+def comparison(recipe: Recipe) -> dict[str, Recipe]:
+    """The rows of a recipe's table: RTN and GPTQ with everything else the same, the recipe, and the recipe with a 4-bit softmax.
+
+    The last is there only where the recipe quantizes the softmax output at all. Rows that coincide are left out.
+
+    Examples
+    --------
+    >>> from refquant.apply.recipe import find_recipe
+    >>> list(comparison(find_recipe("dllmquant-w4a4")))
+    ['RTN', 'GPTQ', 'dllmquant-w4a4', 'dllmquant-w4a4, 4-bit softmax']
+    >>> list(comparison(find_recipe("rtn-w4a16")))
+    ['RTN', 'GPTQ']
+    """
+    rows = {"RTN": baseline(recipe, "rtn"), "GPTQ": baseline(recipe, "gptq"), recipe.name: recipe}
+    if recipe.probabilities.bits > 4:
+        rows[f"{recipe.name}, 4-bit softmax"] = recipe.replace(probabilities={"bits": 4})
+    seen: set[str] = set()
+    return {label: row for label, row in rows.items() if row.digest() not in seen and not seen.add(row.digest())}  # type: ignore[func-returns-value]
+
+
+def baseline(recipe: Recipe, method: str) -> Recipe:
+    """A recipe with everything of another but its ideas: plain weights method, all tokens alike, V from extremes, i.i.d. masks."""
+    values = {"method": "minmax"} if recipe.values.method == "ia_aq" else {}
+    needs = method == "gptq" or values or recipe.values.method == "minmax" or recipe.activations.method == "static"
+    return recipe.replace(
+        name=f"{method}-of-{recipe.name}",
+        weights={"method": method},
+        tokens={"weighting": "uniform"},
+        values=values,
+        calibration={"states": "iid" if needs else "none"},
+    )

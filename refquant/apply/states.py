@@ -1,0 +1,213 @@
+"""Calibration states: sequences with some positions masked, as the model will meet them.
+
+Each generator is one rung of the calibration ladder: ``clean`` text, ``iid`` masks, states of ``rollout`` trajectories drawn uniformly,
+and ``tmas``. All draw from the same calibration lines with the same lengths, so that they can be compared at equal numbers of tokens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model import Transformer
+from refquant.apply.corpus import CalibrationLine, split_line
+from refquant.apply.recipe import Calibration
+from refquant.apply.rollout import Rollout, roll_out
+from refquant.errors import InputError
+from refquant.methods.diffusion.tmas import tmas
+from refquant.numerics.arrays import Array, read_only
+from refquant.numerics.draws import permutation, sample_without_replacement, uniforms
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationState:
+    """One sequence.
+
+    Parameters
+    ----------
+    ids : int ndarray ``[T]``
+        Masks included.
+    masked : bool ndarray ``[T]``
+    final_ids : int ndarray ``[T]``
+        What stands at each position in the end: the data's token, or the one the rollout committed.
+    line : int
+        Index of the calibration line.
+    """
+
+    ids: Array
+    masked: Array
+    final_ids: Array
+    line: int
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "masked", "final_ids"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSet:
+    """The states of one calibration, and how they came about.
+
+    Parameters
+    ----------
+    states : tuple of CalibrationState
+    rejected : int
+        Rollouts that were thrown away because they repeat themselves.
+    """
+
+    states: tuple[CalibrationState, ...]
+    rejected: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in all states."""
+        return sum(len(state.ids) for state in self.states)
+
+    def limited(self, tokens: int) -> CalibrationSet:
+        """The first states up to a number of tokens; the last one is cut short where it has to be.
+
+        Raises
+        ------
+        InputError
+            If there are fewer tokens than asked for.
+        """
+        if self.tokens < tokens:
+            raise InputError(f"{tokens} calibration tokens were asked of states with {self.tokens}")
+        kept: list[CalibrationState] = []
+        for state in self.states:
+            room = tokens - sum(len(s.ids) for s in kept)
+            if room <= 0:
+                break
+            kept.append(
+                CalibrationState(ids=state.ids[:room], masked=state.masked[:room], final_ids=state.final_ids[:room], line=state.line)
+            )
+        return CalibrationSet(states=tuple(kept), rejected=self.rejected)
+
+
+def calibration_states(
+    m: Transformer,
+    lines: Sequence[CalibrationLine],
+    plan: Calibration,
+    rng: np.random.Generator,
+    *,
+    eos_id: int | None,
+    tokens: int | None = None,
+    progress: Progress | None = None,
+) -> CalibrationSet:
+    """Make the states that a recipe asks for.
+
+    Parameters
+    ----------
+    m : Transformer
+        The full-precision model; rollouts are its.
+    lines : sequence of CalibrationLine
+    plan : Calibration
+    rng : numpy.random.Generator
+        Orders the lines, then draws masks or states.
+    eos_id : int or None
+        Fills the rest of a short response, as in the training of LLaDA; None leaves responses as they are.
+    tokens : int, optional
+        Stop at this many tokens exactly instead of ``plan.samples`` sequences.
+    progress : callable, optional
+        Called with what is done, how much, of how much.
+
+    Returns
+    -------
+    CalibrationSet
+
+    Raises
+    ------
+    InputError
+        If the lines do not suffice.
+    """
+    if plan.states == "none":
+        return CalibrationSet(states=())
+    order = [int(i) for i in permutation(rng, len(lines))]
+    if plan.states in ("clean", "iid"):
+        return _drawn_masks(m, lines, order, plan, rng, eos_id, tokens)
+    rollouts, rejected = roll_out(m, lines, order, plan, rng, eos_id, progress)
+    recorded = [(rollout, step) for rollout in rollouts for step in range(len(rollout.ids))]
+    if plan.states == "rollout":
+        if len(recorded) < plan.samples:
+            raise InputError(f"{plan.samples} samples were asked of {len(recorded)} recorded states; record more rollouts or draw fewer")
+        chosen = sorted(int(i) for i in sample_without_replacement(rng, len(recorded), plan.samples))
+    else:
+        places = [rollout.places[step] for rollout, step in recorded]
+        chosen = tmas(places, plan.samples, rng, proportions=plan.proportions, bins=plan.bins, joint=plan.joint)
+    found = CalibrationSet(states=tuple(_recorded_state(*recorded[i]) for i in chosen), rejected=rejected)
+    return found if tokens is None else found.limited(tokens)
+
+
+def _recorded_state(rollout: Rollout, step: int) -> CalibrationState:
+    return CalibrationState(ids=rollout.ids[step], masked=rollout.masked[step], final_ids=rollout.final_ids, line=rollout.line)
+
+
+def _drawn_masks(
+    m: Transformer,
+    lines: Sequence[CalibrationLine],
+    order: list[int],
+    plan: Calibration,
+    rng: np.random.Generator,
+    eos_id: int | None,
+    tokens: int | None,
+) -> CalibrationSet:
+    """Clean text or i.i.d. masks, round-robin over ``plan.prompts`` lines."""
+    usable = [i for i in order if lines[i].response is not None]
+    if not usable:
+        raise InputError(f"calibration states {plan.states!r} need lines with a text or a response; the file has prompts only")
+    usable = usable[: plan.prompts]
+    mask_id = m.config.mask_token_id
+    if mask_id is None:
+        raise InputError("the model's config names no mask_token_id; masks cannot be drawn")
+    states: list[CalibrationState] = []
+    while (len(states) < plan.samples) if tokens is None else (sum(len(s.ids) for s in states) < tokens):
+        line = usable[len(states) % len(usable)]
+        prompt, response = split_line(lines[line], plan.gen_length, plan.block_length, eos_id)
+        ids = np.array(prompt + response)
+        masked = np.zeros(len(ids), dtype=bool)
+        if plan.states == "iid":
+            ratio, *draws = uniforms(rng, 1 + len(response))
+            masked[len(prompt) :] = np.array(draws) < ratio
+        noised = np.where(masked, mask_id, ids)
+        states.append(CalibrationState(ids=noised, masked=masked, final_ids=ids, line=line))
+    found = CalibrationSet(states=tuple(states))
+    return found if tokens is None else found.limited(tokens)
+
+
+def state_confidences(m: Transformer, states: Sequence[CalibrationState], whose: str, batch_tokens: int = 4096) -> list[Array]:
+    """Confidence of every position of every state under the full-precision model, float64.
+
+    Parameters
+    ----------
+    m : Transformer
+    states : sequence of CalibrationState
+    whose : {"argmax", "final_token"}
+        Probability of the likeliest token, or of the token that stands there in the end.
+    batch_tokens : int
+        Tokens a forward pass at the most.
+    """
+    found: list[Array | None] = [None] * len(states)
+    for batch in batches(states, batch_tokens):
+        logits = m.logits(np.stack([states[i].ids for i in batch])).astype(np.float64)
+        probabilities = m.arithmetic.softmax(logits)
+        final = np.stack([states[i].final_ids for i in batch])
+        picked = probabilities.max(axis=-1) if whose == "argmax" else np.take_along_axis(probabilities, final[..., None], -1)[..., 0]
+        for row, index in enumerate(batch):
+            found[index] = np.minimum(picked[row], 1.0)
+    return [array for array in found if array is not None]
+
+
+def batches(states: Sequence[CalibrationState], batch_tokens: int) -> Iterable[list[int]]:
+    """Indices of states of equal length, together up to a number of tokens; no padding is ever needed."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, state in enumerate(states):
+        by_length[len(state.ids)].append(index)
+    for length, members in sorted(by_length.items()):
+        rows = max(1, batch_tokens // max(length, 1))
+        for start in range(0, len(members), rows):
+            yield members[start : start + rows]
