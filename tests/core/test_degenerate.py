@@ -1,0 +1,354 @@
+"""Every outcome that a formula alone does not decide, with expected values worked out by hand; docs/degenerate.md is held to the code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from refquant.core import SCHEMES, Grid, Scheme, Tiling, decode, encode, fake_quantize, find_scheme, fit_grid, spec
+from refquant.errors import InputError, NumericalError
+from refquant.methods.grid.rtn import rtn
+from refquant.numerics.arrays import Array
+from refquant.numerics.rounding import Rounding
+from tests.core.degenerate_page import PAGE, page
+
+TINY = float(np.finfo(np.float32).smallest_subnormal)
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def f32(*values: float) -> Array:
+    return np.array([values], dtype=np.float32)
+
+
+def test_the_page_tells_what_the_code_does() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m tests.core.degenerate_page and read the difference"
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "zero", "code"),
+    [
+        ("asym_incl0", 2 / 15, 7, 7),  # [-1, 1]: -lo/s = 7.4999995 in float32
+        ("asym_minmax", 1e-5 / 15, 0, 0),
+        ("asym_omni", 1e-5, 0, 0),
+        ("sym_full", 1e-5 / 7, None, 0),
+        ("sym_narrow", 1e-5 / 7, None, 0),
+        ("sym_gptq", 2 / 15, 8, 8),
+        ("sym_gptq_half_range", 2 / 15, 8, 8),
+    ],
+)
+def test_all_zero(name: str, scale: float, zero: int | None, code: int) -> None:
+    q = rtn(f32(0.0, -0.0), spec("int4", scheme=name))
+    assert q.scale[0, 0] == pytest.approx(scale, rel=1e-6)
+    assert (None if q.zero is None else int(q.zero[0, 0])) == zero
+    assert q.codes.tolist() == [[code, code]]
+    assert q.dequantize().tobytes() == f32(0.0, 0.0).tobytes(), "both are +0"
+
+
+@pytest.mark.parametrize("name", ["sym_full", "sym_narrow", "asym_minmax"])
+def test_scale_one_for_all_zero_tiles_on_request(name: str) -> None:
+    q = rtn(np.array([[0.0, 0.0], [7.0, 0.0]], dtype=np.float32), spec("int4", scheme=name, empty="unit_scale"))
+    assert q.scale[0, 0] == 1
+    assert q.scale[1, 0] == np.float32(7) / np.float32(7 if name.startswith("sym") else 15)
+
+
+def test_equal_numbers_of_one_sign() -> None:
+    q = rtn(f32(3.0, 3.0), spec("int4", scheme="asym_incl0"))
+    assert (q.scale.tolist(), q.zero.tolist(), q.codes.tolist()) == ([[0.20000000298023224]], [[0]], [[15, 15]])  # type: ignore[union-attr]
+    # asym_minmax: width 0 becomes 1e-5, the zero point is clipped to 0, and the tile shrinks to nothing.
+    q = rtn(f32(3.0, 3.0), spec("int4", scheme="asym_minmax"))
+    assert (q.zero.tolist(), q.codes.tolist()) == ([[0]], [[15, 15]])  # type: ignore[union-attr]
+    assert (q.dequantize() < 1.1e-5).all()
+    # The quotient -1e38 / 6.7e-7 is infinite in float32; the zero point saturates.
+    q = rtn(f32(1e38, 1e38), spec("int4", scheme="asym_minmax"))
+    assert q.zero.tolist() == [[0]]  # type: ignore[union-attr]
+    q = rtn(f32(-1e38, -1e38), spec("int4", scheme="asym_minmax"))
+    assert q.zero.tolist() == [[15]]  # type: ignore[union-attr]
+    q = rtn(f32(-1e38, -1e38), spec("int4", scheme="asym_omni"))
+    assert q.zero.tolist() == [[10_000]]  # type: ignore[union-attr]
+
+
+def test_subnormal_ranges_are_not_flushed() -> None:
+    # 30 units over 15 steps: a scale of 2 units, every even number of units is exact.
+    x = np.array([[-10, 0, 2, 20]], dtype=np.float32) * np.float32(TINY)
+    q = rtn(x, spec("int4", scheme="asym_incl0"))
+    assert q.scale[0, 0] == 2 * TINY
+    assert q.codes.tolist() == [[0, 5, 6, 15]]
+    assert q.dequantize().tobytes() == x.tobytes()
+    # 5 units over 15 steps round to a scale of 0, which becomes 1 unit: everything is exact again.
+    x = np.array([[-2, 1, 3]], dtype=np.float32) * np.float32(TINY)
+    q = rtn(x, spec("int4", scheme="asym_incl0"))
+    assert q.scale[0, 0] == TINY
+    assert q.codes.tolist() == [[0, 3, 5]]
+    # 20 units over 15 steps round down to 1 unit: the zero point 20 does not fit the codes and is clipped to 15.
+    q = rtn(np.array([[-20, 0]], dtype=np.float32) * np.float32(TINY), spec("int4", scheme="asym_incl0"))
+    assert (q.zero.tolist(), q.codes.tolist()) == ([[15]], [[0, 15]])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in ("sym_full", "sym_narrow", "sym_gptq_half_range")])
+def test_a_range_beyond_float32_names_its_tile(name: str) -> None:
+    x = np.array([[1.0, -1.0], [3e38, -3e38]], dtype=np.float32)
+    with pytest.raises(NumericalError, match=r"-3e\+38 \.\. 3e\+38 of tile \(1, 0\) is wider than float32"):
+        rtn(x, spec("int4", scheme=name))
+    assert np.isfinite(rtn(x.astype(np.float64), spec("int4", scheme=name)).dequantize()).all()
+
+
+def test_half_the_levels_need_no_width() -> None:
+    q = rtn(f32(LARGEST, -LARGEST), spec("int4", scheme="sym_narrow"))
+    assert q.codes.tolist() == [[7, -7]]
+
+
+def test_a_product_beyond_float32_is_refused_and_fits_float64() -> None:
+    s = spec("int8", scheme="sym_narrow")
+    grid = Grid(scale=f32(LARGEST / 126), zero=None)
+    codes = np.array([[-127, 1]], dtype=np.int8)
+    with pytest.raises(NumericalError, match=r"code -127 at index \(0, 0\) times its scale overflows float32; decode it to float64"):
+        decode(codes, grid, s)
+    assert decode(codes, grid, s, dtype=np.dtype(np.float64))[0, 0] == -127 * float(grid.scale[0, 0])
+    with pytest.raises(NumericalError, match="overflows float32"):
+        fake_quantize(f32(-LARGEST, 0.0), Grid(scale=f32(LARGEST / 7.4), zero=None), spec("int4", scheme="sym_full", rounding="floor"))
+
+
+def test_scales_that_do_not_fit_float16() -> None:
+    s = spec("int4", scheme="sym_narrow", scale_format="float16")
+    x = np.array([[7.0, 1.0], [70000.0 * 7, 1.0]], dtype=np.float32)
+    with pytest.raises(NumericalError, match=r"scale 70000 of tile \(1, 0\) exceeds the largest float16 number 65504"):
+        rtn(x, s)
+    # 65519.996 is the last number that rounds to 65504; half-way and above is an overflow.
+    below = float(np.nextafter(np.float32(65520), np.float32(0)))
+    assert rtn(f32(below * 7, 0.0), s).scale[0, 0] in (65504,)
+    with pytest.raises(NumericalError):
+        rtn(f32(65520.0 * 7, 0.0), s)
+    # 2^-24 is the smallest float16; 2^-25 is a tie and goes to 0, which then becomes 2^-24 again.
+    for scale in (2.0**-25, 2.0**-30, 2.0**-24):
+        q = rtn(f32(scale * 7, 0.0), spec("int4", scheme=replace(find_scheme("sym_narrow"), empty="unit_scale"), scale_format="float16"))
+        assert q.scale.dtype == np.float16
+        assert float(q.scale[0, 0]) == 2.0**-24
+        assert q.codes.tolist() == [[round(scale * 7 * 2**24), 0]]
+
+
+def test_bfloat16_scales_round_to_even_and_overflow_to_an_error() -> None:
+    s = spec("int4", scheme="sym_narrow", scale_format="bfloat16")
+    # 1 + 2^-8 lies half-way between bfloat16 numbers 1 and 1 + 2^-7.
+    assert rtn(f32(7 * (1 + 2.0**-8), 0.0), s).scale.tolist() == [[1.0]]
+    assert rtn(f32(7 * (1 + 3 * 2.0**-8), 0.0), s).scale.tolist() == [[1 + 2 * 2.0**-7]]
+    with pytest.raises(NumericalError, match="bfloat16"):
+        rtn(np.array([[LARGEST * 7.0, 0.0]]), s)
+
+
+def test_the_stored_scale_makes_the_codes() -> None:
+    # The scale 0.1 is 0.0999755859375 in float16; -1.5 / 0.0999755859375 + 15 would differ from -1.5 / 0.1 for 14.5 steps.
+    x = f32(-0.5 * 0.1, 1.45)
+    q = rtn(x, spec("int4", scheme="asym_incl0", scale_format="float16"))
+    assert float(q.scale[0, 0]) == 0.0999755859375
+    exact = rtn(x, spec("int4", scheme="asym_incl0"))
+    assert exact.zero.tolist() == [[0]]  # type: ignore[union-attr]
+    assert q.zero.tolist() == [[1]], "-lo / s = 0.50012 rounds to 1"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("scale_format", "bits"), [("bfloat16", 8), ("float16", 11)])
+def test_when_a_stored_scale_pushes_the_zero_point_out(scale_format: str, bits: int) -> None:
+    def unclipped(width: int) -> int:
+        """The largest zero point over scales that are rounded down as far as it goes."""
+        steps = (1 << width) - 1
+        ends = steps * (1 + (np.arange(4096) / 4096))
+        scale = (ends / steps).astype(ml_dtypes.bfloat16 if scale_format == "bfloat16" else np.float16).astype(np.float64)
+        return int(np.rint(ends / scale).max())
+
+    assert unclipped(bits - 1) == (1 << (bits - 1)) - 1
+    assert unclipped(bits) == 1 << bits
+    end = -(1 + 2.0 ** -(8 if scale_format == "bfloat16" else 11)) * ((1 << bits) - 1)
+    q = rtn(np.array([[end, 0.0]]), spec(f"int{bits}", scheme="asym_incl0", scale_format=scale_format))
+    assert q.zero.tolist() == [[(1 << bits) - 1]]  # type: ignore[union-attr]
+    assert q.codes.tolist() == [[0, (1 << bits) - 1]]
+
+
+def test_nan() -> None:
+    x = f32(1.0, np.nan, -2.0)
+    with pytest.raises(InputError, match=r"tile \(0, 0\) of an array of shape \(1, 3\) holds NaN"):
+        rtn(x, spec("int4"))
+    grid = fit_grid(f32(1.0, -2.0), spec("int4"))
+    with pytest.raises(InputError, match=r"NaN at index \(0, 1\)"):
+        encode(x, grid, spec("int4"))
+    assert encode(x, grid, spec("int4", nan="zero")).tolist() == [[15, 10, 0]]
+    # NaN counts as 0 in the range too: [2, 3] becomes [0, 3] for asym_minmax.
+    q = rtn(f32(2.0, np.nan, 3.0), spec("int2", scheme="asym_minmax", nan="zero"))
+    assert (q.scale.tolist(), q.codes.tolist()) == ([[1.0]], [[2, 0, 3]])
+
+
+def test_infinities() -> None:
+    s = spec("int4", scheme="sym_full")
+    with pytest.raises(InputError, match="an infinity"):
+        rtn(f32(np.inf, 1.0), s)
+    with pytest.raises(InputError, match="an infinity"):
+        rtn(f32(np.nan, -np.inf), replace(s, nan="zero"))
+    grid = Grid(scale=f32(1.0), zero=None)
+    assert encode(f32(np.inf, -np.inf), grid, s).tolist() == [[7, -8]]
+    for overflow in ("wrap", "raise"):
+        with pytest.raises(NumericalError, match=r"code inf at index \(0, 1\) lies outside int4"):
+            encode(f32(0.0, np.inf), grid, replace(s, overflow=overflow))
+    # A finite number over a tiny scale may have infinitely many steps.
+    grid = Grid(scale=f32(1e-30), zero=None)
+    assert encode(f32(1e30, -1e30), grid, s).tolist() == [[7, -8]]
+    with pytest.raises(NumericalError):
+        encode(f32(1e30), grid, replace(s, overflow="wrap"))
+
+
+@pytest.mark.parametrize(("overflow", "codes"), [("saturate", [-8, 7, 7, -8]), ("wrap", [7, -8, 4, -4])])
+def test_overflow_policies(overflow: str, codes: list[int]) -> None:
+    grid = Grid(scale=f32(1.0), zero=None)
+    assert (
+        encode(f32(-9.0, 8.0, 100.0, -(2.0**70) - 100), grid, spec("int4", scheme="sym_full", overflow=overflow))[0, :3].tolist()
+        == codes[:3]
+    )  # type: ignore[arg-type]
+    assert encode(f32(-100.0), grid, spec("int4", scheme="sym_full", overflow=overflow)).tolist() == [codes[3:]]  # type: ignore[arg-type]
+
+
+def test_clip_comes_before_cast() -> None:
+    # Cast first, 300 would wrap to 44 in uint8 and -300 is undefined.
+    grid = Grid(scale=f32(1.0), zero=np.array([[0]], dtype=np.uint8))
+    assert encode(f32(300.0, -300.0, 3e9), grid, spec("int8")).tolist() == [[255, 0, 255]]
+    assert encode(f32(40000.0, -40000.0), Grid(scale=f32(1.0), zero=None), spec("int16", scheme="sym_full")).tolist() == [[32767, -32768]]
+
+
+def test_widest_and_narrowest_formats() -> None:
+    q = rtn(np.array([[-1.0, 0.2, 1.0]]), spec("int16", scheme="sym_full"))
+    assert q.codes.dtype == np.int16
+    assert q.codes.tolist() == [[-32767, 6553, 32767]]
+    q = rtn(f32(-1.0, 0.0, 1.0), spec("int16", scheme="asym_incl0"))
+    assert q.codes.dtype == np.uint16
+    assert q.codes.tolist()[0][0::2] == [0, 65535]
+    q = rtn(f32(-1.0, 0.4, 2.0), spec("int1", scheme="asym_incl0"))
+    assert (q.scale.tolist(), q.zero.tolist(), q.codes.tolist()) == ([[3.0]], [[0]], [[0, 0, 1]])  # type: ignore[union-attr]
+    q = rtn(f32(-1.0, 1.0), spec("int1", scheme="sym_gptq"))
+    assert (q.scale.tolist(), q.codes.tolist()) == ([[2.0]], [[1, 1]])
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("mse", [False, True])
+def test_empty_arrays(shape: tuple[int, int], name: str, mse: bool) -> None:
+    for tiling in (Tiling.tensor(), Tiling.channel(), Tiling.group(3), Tiling.block(2, 2)):
+        q = rtn(np.empty(shape, dtype=np.float32), spec("int4", scheme=name, tiling=tiling, mse=mse))
+        assert q.scale.shape == tiling.grid_shape(shape)
+        assert q.codes.shape == q.dequantize().shape == shape
+        assert q.bits_per_weight == 0
+
+
+def test_arrays_of_other_ranks() -> None:
+    q = rtn(np.array(3.0), spec("int4", scheme="sym_narrow", tiling=Tiling(())))
+    assert (q.codes.shape, int(q.codes), float(q.dequantize())) == ((), 7, 3.0)
+    q = rtn(np.array([-7.0, 1.0, 2.0, 70.0, 10.0]), spec("int4", scheme="sym_narrow", tiling=Tiling((3,))))
+    assert (q.scale.tolist(), q.codes.tolist()) == ([1.0, 10.0], [-7, 1, 2, 7, 1])
+    x = np.arange(24.0).reshape(2, 3, 4) - 7
+    q = rtn(x, spec("int8", scheme="sym_narrow", tiling=Tiling((1, None, 2))))
+    assert q.scale.shape == (2, 1, 2)
+    assert q.scale[1, 0, 1] == 16 / 127
+    with pytest.raises(InputError, match="does not fit an array of shape"):
+        rtn(np.arange(4.0), spec("int4"))
+
+
+@pytest.mark.parametrize(
+    "bad", [np.array([[1, 2]]), np.array([[1j]]), np.array([[True]]), np.array([["a"]]), np.array([[1.0]], dtype=">f4")]
+)
+def test_other_dtypes_are_refused(bad: Array) -> None:
+    with pytest.raises(InputError, match="the weight has dtype"):
+        rtn(bad, spec("int4"))
+
+
+def test_a_grid_that_does_not_fit() -> None:
+    x, s = f32(1.0, 2.0), spec("int4", scheme="asym_incl0")
+    with pytest.raises(InputError, match="has a zero point"):
+        encode(x, Grid(scale=f32(1.0), zero=None), s)
+    with pytest.raises(InputError, match="has no zero point"):
+        encode(x, Grid(scale=f32(1.0), zero=np.array([[1]])), spec("int4", scheme="sym_full"))
+    with pytest.raises(InputError, match=r"a grid of shape \(1, 2\) does not fit"):
+        encode(x, Grid(scale=f32(1.0, 1.0), zero=np.array([[1, 1]])), s)
+    with pytest.raises(InputError, match="codes are integers, not float32"):
+        decode(x, fit_grid(x, s), s)
+    with pytest.raises(ValueError, match="float32 or float64, not float16"):
+        decode(encode(x, fit_grid(x, s), s), fit_grid(x, s), s, dtype=np.dtype(np.float16))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_scales_are_positive_and_finite(scale: float) -> None:
+    with pytest.raises(InputError, match=r"positive and finite; found .* at tile \(0, 1\)"):
+        Grid(scale=f32(1.0, scale), zero=None)
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "message"),
+    [
+        (np.array([[1]]), None, "scales have dtype int64"),
+        (f32(1.0), np.array([1]), "has the scale's shape"),
+        (f32(1.0), np.array([[1 << 24]]), "lie within"),
+        (f32(1.0), np.array([[-(2**63)]]), "lie within"),
+        (f32(1.0), f32(np.nan), "zero points are finite"),
+        (f32(1.0), np.array([[True]]), "integers or floats"),
+    ],
+)
+def test_grids_that_are_none(scale: Array, zero: Array | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Grid(scale=scale, zero=zero)
+
+
+def test_a_float64_scale_with_a_float32_array() -> None:
+    s = spec("int4", scheme="sym_full")
+    grid = Grid(scale=np.array([[1e-50]]), zero=None)
+    with pytest.raises(NumericalError, match=r"scale 1e-50 of tile \(0, 0\) does not fit float32"):
+        encode(f32(1.0), grid, s)
+    assert encode(np.array([[3e-50]]), grid, s).tolist() == [[3]]
+
+
+def test_a_reciprocal_that_overflows() -> None:
+    reciprocal = replace(find_scheme("sym_full"), reciprocal=True, empty="unit_scale")
+    with pytest.raises(NumericalError, match="the reciprocal of scale .* overflows float32"):
+        rtn(f32(1e-39, 0.0), spec("int8", scheme=reciprocal))
+    assert rtn(f32(1e-39, 0.0), spec("int8", scheme=replace(reciprocal, reciprocal=False))).codes.tolist() == [[127, 0]]
+
+
+def test_a_real_zero_point() -> None:
+    scheme = Scheme(name="hqq", range="minmax", steps="levels", zero="real", empty="span_floor", signed=False)
+    q = rtn(np.array([[-0.25, 0.5, 1.25]]), spec("int2", scheme=scheme))
+    assert (q.scale.tolist(), q.zero.tolist(), q.codes.tolist()) == ([[0.5]], [[0.5]], [[0, 2, 3]])  # type: ignore[union-attr]
+    assert q.dequantize().tolist() == [[-0.25, 0.75, 1.25]]
+    with pytest.raises(NumericalError, match=r"zero point .* of tile \(0, 0\) overflows float32"):
+        rtn(f32(1e38, 1e38), spec("int4", scheme=scheme))
+
+
+def test_quantizing_twice() -> None:
+    # Fitting anew changes the grid: the scale of [-7.5, 7.5] is 1, that of what comes back 16/15.
+    s = spec("int4", scheme="sym_gptq")
+    once = rtn(f32(-7.5, 7.5), s)
+    assert once.dequantize()[0].tolist() == [-8, 7]
+    assert rtn(once.dequantize(), s).scale[0, 0] == np.float32(16) / np.float32(15)
+    # trunc_half moves negative integers up by one, every time; floor loses what s k / s rounds away.
+    s = spec("int4", scheme="sym_full", rounding=Rounding.TRUNC_HALF)
+    assert encode(f32(-3.0, 3.0), Grid(scale=f32(1.0), zero=None), s).tolist() == [[-2, 3]]
+    steps = np.arange(1.0, 128.0, dtype=np.float32).reshape(1, -1)
+    scales = [np.float32(k / 97) for k in range(1, 97)]
+    s = spec("int8", scheme="sym_full", rounding=Rounding.FLOOR)
+    drifting = [not np.array_equal(encode(scale * steps, Grid(scale=scale.reshape(1, 1), zero=None), s), steps) for scale in scales]
+    assert any(drifting)
+    nearest = replace(s, rounding=Rounding.HALF_EVEN)
+    assert all(np.array_equal(encode(scale * steps, Grid(scale=scale.reshape(1, 1), zero=None), nearest), steps) for scale in scales)
+
+
+def test_a_huge_outlier_takes_the_whole_grid() -> None:
+    q = rtn(f32(1e38, 1.0, -1.0), spec("int4", scheme="asym_incl0"))
+    assert q.codes.tolist() == [[15, 0, 0]]
+    q = rtn(f32(1e38, 1.0, -1.0), spec("int4", scheme="sym_narrow", group_size=1))
+    assert q.codes.tolist() == [[7, 7, -7]]
+
+
+def test_clip_search_near_overflow_keeps_the_first_of_equal_losses() -> None:
+    # Every loss is infinite in float32, none is smaller than another: the whole range stays.
+    x = np.array([[3e38, 1e38, -2.9e38, 2.2e38]], dtype=np.float32)
+    plain = rtn(x, spec("int3", scheme="sym_full"))
+    assert rtn(x, spec("int3", scheme="sym_full", mse=True)).scale == plain.scale
+    # Every loss is 0 by underflow: likewise.
+    x = np.array([[3e-30, 1e-30, -2.9e-30]], dtype=np.float32)
+    scheme = replace(find_scheme("sym_full"), empty="unit_scale")
+    assert rtn(x, spec("int3", scheme=scheme, mse=True)).scale == rtn(x, spec("int3", scheme=scheme)).scale
