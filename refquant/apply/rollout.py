@@ -176,9 +176,9 @@ def _places(
                 step=step,
                 steps=len(masked),
                 block=block,
-                block_masked=int(mask[start : start + block_length].sum()),
+                block_masked=int(np.count_nonzero(mask[start : start + block_length])),
                 block_length=block_length,
-                masked=int(mask[prompt_length:].sum()),
+                masked=int(np.count_nonzero(mask[prompt_length:])),
                 response=length,
             )
         )
