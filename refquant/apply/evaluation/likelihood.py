@@ -101,8 +101,8 @@ def score_texts(
     masks = masked[0].shape[0] if masked else 0
     jobs: list[Array] = []
     for (length,), group in alike([(len(text),) for text in texts]).items():
-        copies = [text * masks + copy for text in group for copy in range(masks)]
-        jobs += in_batches(copies, rows_at_once(length, reference.config.embedding_rows))
+        flat = [text * masks + copy for text in group for copy in range(masks)]
+        jobs += in_batches(flat, rows_at_once(length, reference.config.embedding_rows))
 
     def score(copies: Array) -> Array:
         hidden = np.stack([masked[i // masks][i % masks] for i in copies.tolist()])
