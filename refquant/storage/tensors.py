@@ -72,9 +72,13 @@ def read_entry(file: BinaryIO, name: str, entry: TensorEntry, path: Path) -> Arr
     Raises
     ------
     InputError
-        If the file was cut meanwhile, or a BOOL tensor holds a byte other than 0 and 1.
+        If the file was cut meanwhile, a BOOL tensor holds a byte other than 0 and 1, or there is not enough memory.
     """
-    raw = np.empty(entry.nbytes, dtype=np.uint8)
+    try:
+        raw = np.empty(entry.nbytes, dtype=np.uint8)
+    except MemoryError as error:
+        # A sparse file costs nothing on disk and may be larger than any memory.
+        raise InputError(f"{path}: tensor {quoted(name)}: {entry.nbytes} bytes do not fit into memory") from error
     file.seek(entry.position)
     read_exactly(file, raw.data, path)
     if entry.dtype == np.bool_ and raw.size and raw.max() > 1:

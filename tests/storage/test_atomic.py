@@ -56,6 +56,10 @@ def test_a_failure_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch, 
     assert listing(tmp_path) == before
 
 
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks Linux which file a descriptor is")
+
+
+@needs_proc
 def test_the_order_is_flush_rename_flush_the_folder(tmp_path, monkeypatch):
     seen = []
     for name in ("fsync", "replace"):
@@ -166,6 +170,7 @@ def test_new_directory(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@needs_proc
 def test_new_directory_flushes_everything_inside(tmp_path, monkeypatch):
     seen, real = [], os.fsync
 

@@ -154,6 +154,16 @@ def test_bool_bytes_other_than_0_and_1(tmp_path):
         read_tensors(path)
 
 
+def test_a_tensor_larger_than_memory(tmp_path, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    path = file_of(tmp_path, one(), bytes(4))
+    monkeypatch.setattr(np, "empty", no_memory)
+    with pytest.raises(InputError, match="tensor 'w': 4 bytes do not fit into memory"):
+        read_tensors(path)
+
+
 def test_not_a_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     os.symlink("nowhere", tmp_path / "dangling")
