@@ -1,0 +1,1 @@
+"""Results for people: numbers, tables and cards. Nothing here computes a result."""
