@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import model
 from model import Config, Transformer
-from refquant.apply.quantize import QuantizedModel
+from refquant.apply.description import (
+    DESCRIPTION,
+    SCHEMA_VERSION,
+    Description,
+    GridEntry,
+    WeightEntry,
+    check_digests,
+    read_description,
+    tensor_digest,
+)
+from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe
-from refquant.core import Grid, Origin, QTensor, QuantSpec
+from refquant.core import Origin, QTensor, QuantSpec
 from refquant.errors import InputError, UsageError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
-from refquant.numerics.casting import float_dtype
-from refquant.storage import Checkpoint, canonical_json, digest, new_directory, open_checkpoint, read_json, write_tensors, write_text
+from refquant.storage import Checkpoint, canonical_json, digest, new_directory, open_checkpoint, read_json, write_bytes, write_tensors
 
-SCHEMA_VERSION = 1
-DESCRIPTION = "quantization.json"
 KEPT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
 PARTS = ("codes", "scale", "zero", "perm")
 
@@ -68,58 +72,55 @@ def save_quantized(path: Path, source: Path, quantized: QuantizedModel, provenan
     """
     stored = open_checkpoint(source)
     replaced = {f"{name}.weight" for name in quantized.weights}
-    tensors: dict[str, Array] = {name: stored.read(name) for name in stored.names if name not in replaced}
-    for name, weight in quantized.weights.items():
-        tensors |= {f"{name}.{part}": array for part, array in weight.parts().items()}
+    absent = sorted(replaced - set(stored.names))
+    if absent:
+        raise InputError(f"{source}: {absent[0]} was quantized but is not in this checkpoint")
+    untouched = {name: stored.read(name) for name in stored.names if name not in replaced}
+    parts = {f"{name}.{part}": array for name, weight in quantized.weights.items() for part, array in weight.parts().items()}
+    both = sorted(set(untouched) & set(parts))
+    if both:
+        raise InputError(f"{source}: the tensor {both[0]} has the name of a quantized weight's part")
+    files = {name: _read_bytes(source / name) for name in KEPT_FILES if (source / name).is_file()}
+    description = _describe(quantized, provenance, untouched, files)
     with new_directory(path) as folder:
-        for name in KEPT_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
-        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-        write_text(folder / DESCRIPTION, canonical_json(_description(quantized, provenance)) + "\n")
+        for name, data in files.items():
+            write_bytes(folder / name, data)
+        write_tensors(folder / "model.safetensors", untouched | parts, {"format": "pt"})
+        description.write(folder)
 
 
-def _description(quantized: QuantizedModel, provenance: Provenance) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": quantized.recipe.to_dict(),
-        "input_digest": provenance.input_digest,
-        "calibration_digest": provenance.calibration_digest,
-        "seed": provenance.seed,
-        "run_digest": provenance.run_digest,
-        "weights": {
-            name: {
-                "spec": weight.spec.to_json(),
-                "method": weight.origin.method,
-                "parameters": dict(weight.origin.parameters),
-                "digest": weight.digest(),
-                "bits_per_weight": str(weight.bits_per_weight),
-            }
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def _describe(quantized: QuantizedModel, provenance: Provenance, untouched: dict[str, Array], files: dict[str, bytes]) -> Description:
+    return Description(
+        schema_version=SCHEMA_VERSION,
+        recipe=quantized.recipe.to_dict(),
+        input_digest=provenance.input_digest,
+        calibration_digest=provenance.calibration_digest,
+        seed=provenance.seed,
+        run_digest=provenance.run_digest,
+        weights={
+            name: WeightEntry(
+                spec=weight.spec.to_json(),
+                method=weight.origin.method,
+                version=weight.origin.version,
+                parameters=dict(weight.origin.parameters),
+                digest=weight.digest(),
+                bits_per_weight=str(weight.bits_per_weight),
+            )
             for name, weight in quantized.weights.items()
         },
-        "activation_scales": {name: _grid_tree(grid) for name, grid in quantized.input_grids.items()},
-        "value_scales": {str(index): _grid_tree(grid) for index, grid in quantized.value_grids.items()},
-        "value_alphas": {str(index): list(alphas) for index, alphas in quantized.value_alphas.items()},
-    }
-
-
-def _grid_tree(grid: Grid) -> dict[str, Any]:
-    zero = grid.zero
-    return {
-        "shape": list(grid.scale.shape),
-        "dtype": grid.scale.dtype.name,
-        "scale": [float(value) for value in grid.scale.ravel()],
-        "zero": None if zero is None else [float(value) for value in zero.ravel()],
-        "zero_dtype": None if zero is None else zero.dtype.name,
-    }
-
-
-def _grid_from_tree(tree: Mapping[str, Any]) -> Grid:
-    shape = tuple(tree["shape"])
-    scale = np.array(tree["scale"], dtype=np.float64).reshape(shape).astype(float_dtype(tree["dtype"]))
-    if tree["zero"] is None:
-        return Grid(scale=scale, zero=None)
-    return Grid(scale=scale, zero=np.array(tree["zero"]).reshape(shape).astype(np.dtype(tree["zero_dtype"])))
+        activation_scales={name: GridEntry.of(grid) for name, grid in quantized.input_grids.items()},
+        value_scales={str(index): GridEntry.of(grid) for index, grid in quantized.value_grids.items()},
+        value_alphas={str(index): list(alphas) for index, alphas in quantized.value_alphas.items()},
+        untouched={name: tensor_digest(array) for name, array in untouched.items()},
+        files={name: digest(data) for name, data in files.items()},
+    )
 
 
 def is_quantized(path: Path) -> bool:
@@ -129,75 +130,65 @@ def is_quantized(path: Path) -> bool:
 
 def read_provenance(path: Path) -> Provenance:
     """Where a quantized folder comes from; errors as :func:`load_quantized`."""
-    tree = _read_description(path)
-    return Provenance(**{name: tree[name] for name in ("input_digest", "calibration_digest", "seed", "run_digest")})
+    found = read_description(path)
+    return Provenance(
+        input_digest=found.input_digest, calibration_digest=found.calibration_digest, seed=found.seed, run_digest=found.run_digest
+    )
 
 
 def load_quantized(path: Path) -> QuantizedModel:
-    """Read a quantized folder's codes and grids, and check every tensor against its recorded digest.
+    """Read a quantized folder's codes and grids, and check everything in it, untouched tensors and config too, against its digest.
 
     Raises
     ------
     InputError
-        If anything is missing, damaged, or not what its digest says.
+        If anything is missing, damaged, not recorded, or not what its digest says.
     """
-    tree = _read_description(path)
+    return _read_folder(path)[0]
+
+
+def _read_folder(path: Path) -> tuple[QuantizedModel, dict[str, Array]]:
+    """What :func:`load_quantized` returns, and the untouched tensors, all of it checked."""
+    description = read_description(path)
+    where = path / DESCRIPTION
+    files = {name: digest(_read_bytes(path / name)) for name in description.files if (path / name).is_file()}
+    check_digests(str(path), files, description.files)
     stored = open_checkpoint(path)
-    where = path / DESCRIPTION
+    weights = {name: _read_weight(stored, name, entry, where) for name, entry in description.weights.items()}
+    parts = {f"{name}.{part}" for name, weight in weights.items() for part in weight.parts()}
+    untouched = {name: stored.read(name) for name in stored.names if name not in parts}
+    check_digests(str(path), {name: tensor_digest(array) for name, array in untouched.items()}, description.untouched)
+    recipe = Recipe.from_dict(description.recipe, f"{where}: recipe")
     try:
-        recipe = Recipe.from_dict(tree["recipe"], f"{where}: recipe")
-        weights = {name: _read_weight(stored, name, entry, where) for name, entry in tree["weights"].items()}
-        input_grids = {name: _grid_from_tree(entry) for name, entry in tree["activation_scales"].items()}
-        value_grids = {int(index): _grid_from_tree(entry) for index, entry in tree["value_scales"].items()}
-        alphas = {int(index): tuple(values) for index, values in tree["value_alphas"].items()}
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where}: damaged: {type(error).__name__}: {error}") from error
-    return QuantizedModel(recipe=recipe, weights=weights, input_grids=input_grids, value_grids=value_grids, value_alphas=alphas)
+        quantized = QuantizedModel(
+            recipe=recipe,
+            weights=weights,
+            input_grids={name: entry.grid() for name, entry in description.activation_scales.items()},
+            value_grids={int(index): entry.grid() for index, entry in description.value_scales.items()},
+            value_alphas={int(index): tuple(values) for index, values in description.value_alphas.items()},
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+    return quantized, untouched
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    where = path / DESCRIPTION
-    if not where.is_file():
-        raise InputError(f"{path}: not a quantized folder: it holds no {DESCRIPTION}")
-    tree = read_json(where)
-    if tree.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{where}: schema_version is {tree.get('schema_version')!r}; this version reads {SCHEMA_VERSION}")
-    needed = (
-        "recipe",
-        "input_digest",
-        "calibration_digest",
-        "seed",
-        "run_digest",
-        "weights",
-        "activation_scales",
-        "value_scales",
-        "value_alphas",
-    )
-    missing = [key for key in needed if key not in tree]
-    if missing:
-        raise InputError(f"{where}: the keys {', '.join(missing)} are missing")
-    return tree
-
-
-def _read_weight(stored: Checkpoint, name: str, entry: Mapping[str, Any], where: Path) -> QTensor:
+def _read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) -> QTensor:
     parts = {part: stored.read(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in stored.names}
     missing = {"codes", "scale"} - set(parts)
     if missing:
         raise InputError(f"{stored.directory}: {name} lacks {', '.join(sorted(missing))}, which {where.name} promises")
-    weight = QTensor(
-        codes=parts["codes"],
-        scale=parts["scale"],
-        zero=parts.get("zero"),
-        spec=QuantSpec.from_json(entry["spec"]),
-        permutation=parts.get("perm"),
-        origin=Origin(method=entry["method"], parameters=entry["parameters"]),
-    )
-    if weight.digest() != entry["digest"]:
-        raise InputError(
-            f"{stored.directory}: {name} is damaged: its digest is {weight.digest()[:12]}..., {entry['digest'][:12]}... was recorded"
+    try:
+        weight = QTensor(
+            codes=parts["codes"],
+            scale=parts["scale"],
+            zero=parts.get("zero"),
+            spec=QuantSpec.from_json(entry.spec),
+            permutation=parts.get("perm"),
+            origin=Origin(method=entry.method, version=entry.version, parameters=entry.parameters),
         )
+    except InputError as error:
+        raise InputError(f"{stored.directory}: {name} is damaged: {error}") from error
+    check_digests(str(stored.directory), {name: weight.digest()}, {name: entry.digest})
     return weight
 
 
@@ -219,13 +210,12 @@ def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST
     path = Path(path)
     if not is_quantized(path):
         return model.load(path, dtype, arithmetic)
-    quantized = load_quantized(path)
-    stored = open_checkpoint(path)
-    parts = {f"{name}.{part}" for name in quantized.weights for part in PARTS}
-    tensors = {name: stored.read(name) for name in stored.names if name not in parts}
+    quantized, tensors = _read_folder(path)
+    if dtype not in ("float32", "float64"):
+        raise UsageError(f"dtype is {dtype!r}; allowed: float32, float64")
     for name, weight in quantized.weights.items():
         tensors[f"{name}.weight"] = weight.dequantize(np.dtype(dtype))
-    config = Config.from_dict(read_json(path / "config.json"))
+    config = Config.from_dict(read_json(path / "config.json"), str(path / "config.json"))
     return quantized.attach(model.build(config, tensors, dtype, arithmetic))
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from model import AttentionContext, DenseLinear, Transformer
-from refquant.apply.layers import ActivationQuantizer, PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, StaticQuantizer
+from model import AttentionContext, Transformer
+from refquant.apply.layers import QuantizedLinear
+from refquant.apply.quantized import LinearRecord, QuantizedModel, attention_product, dense_linear, input_quantizer, is_skipped
 from refquant.apply.recipe import Recipe
 from refquant.apply.states import CalibrationState, batches, state_confidences
 from refquant.core import Grid, QTensor, Stats
 from refquant.core.metrics import output_error
-from refquant.errors import InputError, NotPositiveDefiniteError
+from refquant.errors import InputError, NotPositiveDefiniteError, NumericalError
 from refquant.methods.activation.static import Extremes, static_grid
 from refquant.methods.compensate.gptq import gptq
 from refquant.methods.diffusion.cgq import certainty_weights
@@ -24,92 +23,6 @@ from refquant.numerics.arrays import Array
 
 Progress = Callable[[str, int, int], None]
 BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinearRecord:
-    """What happened to one linear.
-
-    Parameters
-    ----------
-    name : str
-    tokens : int
-        Calibration tokens with a weight above 0; 0 without calibration.
-    error : float or None
-        Output error ``tr((W - W') H (W - W')^T)`` on the calibration tokens, weighted as the method weighed them.
-    rtn_error : float or None
-        The same for RTN with the same spec.
-    """
-
-    name: str
-    tokens: int
-    error: float | None
-    rtn_error: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedModel:
-    """The result: codes and grids by name; :meth:`attach` puts them into a model.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    weights : mapping of str to QTensor
-        By the linear's name.
-    input_grids : mapping of str to Grid
-        Static activation grids by the linear's name.
-    value_grids : mapping of int to Grid
-        Static grids of V by block.
-    records : tuple of LinearRecord
-    value_alphas : mapping of int to tuple of float
-        IA-AQ's choice by block, one a head (or a feature).
-    """
-
-    recipe: Recipe
-    weights: Mapping[str, QTensor]
-    input_grids: Mapping[str, Grid] = field(default_factory=dict)
-    value_grids: Mapping[int, Grid] = field(default_factory=dict)
-    records: tuple[LinearRecord, ...] = ()
-    value_alphas: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("weights", "input_grids", "value_grids", "value_alphas"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-
-    def attach(self, m: Transformer) -> Transformer:
-        """Return `m` with this model's quantized linears and attention products in it."""
-        linears = {}
-        for name in m.linears:
-            quantizer = input_quantizer(self.recipe, name, self.input_grids)
-            weight = self.weights.get(name)
-            if weight is not None or quantizer is not None:
-                dense = _dense(m, name)
-                linears[name] = QuantizedLinear(dense.weight if weight is None else weight, dense.bias, quantizer, m.dtype, m.arithmetic)
-        products = {index: attention_product(self.recipe, m, self.value_grids.get(index)) for index in range(m.config.n_layers)}
-        return m.replace(linears, {index: product for index, product in products.items() if product is not None})
-
-
-def input_quantizer(recipe: Recipe, name: str, grids: Mapping[str, Grid]) -> ActivationQuantizer | None:
-    """The activation quantizer before a linear, or None."""
-    if recipe.activations.method == "none" or is_skipped(recipe, name):
-        return None
-    if recipe.activations.method == "per_token":
-        return PerTokenQuantizer(recipe.activations.spec())
-    return StaticQuantizer(grids[name], recipe.activations.spec())
-
-
-def attention_product(recipe: Recipe, m: Transformer, grid: Grid | None) -> QuantizedAttentionProduct | None:
-    """The attention product of a recipe, or None where it leaves both operands alone."""
-    values, probabilities = recipe.values, recipe.probabilities
-    if values.method == "none" and not probabilities.bits:
-        return None
-    spec = None if values.method == "none" else values.spec()
-    return QuantizedAttentionProduct(probabilities.bits, probabilities.range, spec, grid, m.arithmetic)
-
-
-def is_skipped(recipe: Recipe, name: str) -> bool:
-    """Whether a linear stays in floating point, by its last name."""
-    return name.rpartition(".")[2] in recipe.skip
 
 
 def quantize_model(m: Transformer, recipe: Recipe, states: Sequence[CalibrationState], progress: Progress | None = None) -> QuantizedModel:
@@ -167,7 +80,7 @@ class _Run:
 
     def _token_weights(self, states: Sequence[CalibrationState]) -> list[Array | None]:
         tokens = self.recipe.tokens
-        if tokens.weighting == "uniform" or not states:
+        if tokens.weighting == "uniform" or self.recipe.weights.method != "gptq":
             return [None] * len(self.batches)
         confidences = state_confidences(self.original, states, tokens.confidence)
         return [
@@ -222,7 +135,7 @@ class _Run:
         stats = self._statistics(index, names[0]) if self.recipe.weights.method == "gptq" else None
         linears = {}
         for name in names:
-            dense = _dense(self.original, name)
+            dense = dense_linear(self.original, name)
             weight = self._quantize_weight(name, dense.weight, stats)
             quantizer = input_quantizer(self.recipe, name, self.input_grids)
             linears[name] = QuantizedLinear(
@@ -257,27 +170,33 @@ class _Run:
         if plan.method == "none":
             return None
         w = weight.astype(np.float64)
-        rounded = rtn(w, plan.spec(), arithmetic)
-        if stats is None:
-            self._record(name, rounded)
-            return rounded
         try:
-            quantized = gptq(
-                w,
-                stats.hessian,
-                plan.spec(),
-                damping=plan.damping,
-                block_size=plan.block_size,
-                act_order=plan.act_order,
-                static_groups=plan.static_groups,
-                compat=plan.compat,
-                arithmetic=arithmetic,
-            )
+            rounded = rtn(w, plan.spec(), arithmetic)
+            quantized = None if stats is None else self._compensate(w, stats)
         except NotPositiveDefiniteError as error:
             raise NotPositiveDefiniteError(f"{name}: {error}", error.pivot) from error
+        except (InputError, NumericalError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        if quantized is None or stats is None:
+            self._record(name, rounded)
+            return rounded
         errors = [output_error(w, q.dequantize(np.dtype(np.float64)), stats.hessian, arithmetic) for q in (quantized, rounded)]
         self._record(name, quantized, stats.tokens, *errors)
         return quantized
+
+    def _compensate(self, w: Array, stats: Stats) -> QTensor:
+        plan = self.recipe.weights
+        return gptq(
+            w,
+            stats.hessian,
+            plan.spec(),
+            damping=plan.damping,
+            block_size=plan.block_size,
+            act_order=plan.act_order,
+            static_groups=plan.static_groups,
+            compat=plan.compat,
+            arithmetic=self.original.arithmetic,
+        )
 
     def _record(self, name: str, weight: QTensor, tokens: int = 0, error: float | None = None, rtn_error: float | None = None) -> None:
         self.weights[name] = weight
@@ -317,8 +236,4 @@ class _Run:
         )
 
 
-def _dense(m: Transformer, name: str) -> DenseLinear:
-    linear = m.linears[name]
-    if not isinstance(linear, DenseLinear):
-        raise InputError(f"{name} is already quantized; start from the full-precision model")
-    return linear
+__all__ = ["LinearRecord", "QuantizedModel", "attention_product", "input_quantizer", "is_skipped", "quantize_model"]

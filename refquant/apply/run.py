@@ -61,22 +61,26 @@ class Workbench:
         found = self.states(recipe.calibration, tokens) if recipe.needs_calibration else CalibrationSet(states=())
         return quantize_model(self.model, recipe, found.states, self.progress)
 
-    def provenance(self, recipe: Recipe) -> Provenance:
-        """Where the result of a recipe comes from."""
-        states = self.states(recipe.calibration).states if recipe.needs_calibration else ()
+    def provenance(self, recipe: Recipe, tokens: int | None = None) -> Provenance:
+        """Where the result of :meth:`quantize` with the same arguments comes from."""
+        states = self.states(recipe.calibration, tokens).states if recipe.needs_calibration else ()
         calibration = digest(canonical_json([[s.ids.tolist(), s.final_ids.tolist()] for s in states])) if states else ""
         return Provenance(
             input_digest=input_digest(self.source),
             calibration_digest=calibration,
             seed=self.seed,
-            run_digest=self.run_digest(recipe),
+            run_digest=self.run_digest(recipe, tokens),
         )
 
-    def run_digest(self, recipe: Recipe) -> str:
-        """SHA-256 over recipe, input, calibration lines and seed; known before anything is computed."""
+    def run_digest(self, recipe: Recipe, tokens: int | None = None) -> str:
+        """SHA-256 over all that decides the result, known before anything is computed.
+
+        That is recipe, input, calibration lines, seed, a limit of tokens, and the dtype that the model computes in.
+        """
         lines = [[list(line.prompt), None if line.response is None else list(line.response), line.cut] for line in self.lines]
         data = canonical_json(lines) if recipe.needs_calibration else ""
-        return digest(canonical_json([recipe.digest(), input_digest(self.source), digest(data), self.seed]))
+        limit = tokens if recipe.needs_calibration else None
+        return digest(canonical_json([recipe.digest(), input_digest(self.source), digest(data), self.seed, limit, self.model.dtype.name]))
 
 
 def open_workbench(source: Path, model: Transformer, calibration: Path | None, seed: int, progress: Progress | None = None) -> Workbench:
@@ -136,9 +140,9 @@ def check_output(path: Path, run_digest: str) -> QuantizedModel | None:
     return load_quantized(path)
 
 
-def save_run(path: Path, bench: Workbench, quantized: QuantizedModel) -> None:
-    """Write the result of a run; see :func:`refquant.apply.checkpoint.save_quantized`."""
-    save_quantized(path, bench.source, quantized, bench.provenance(quantized.recipe))
+def save_run(path: Path, bench: Workbench, quantized: QuantizedModel, tokens: int | None = None) -> None:
+    """Write the result of a run that took `tokens` calibration tokens; see :func:`refquant.apply.checkpoint.save_quantized`."""
+    save_quantized(path, bench.source, quantized, bench.provenance(quantized.recipe, tokens))
 
 
 def comparison(recipe: Recipe) -> dict[str, Recipe]:
@@ -154,17 +158,20 @@ def comparison(recipe: Recipe) -> dict[str, Recipe]:
     >>> list(comparison(find_recipe("rtn-w4a16")))
     ['RTN', 'GPTQ']
     """
-    rows = {"RTN": baseline(recipe, "rtn"), "GPTQ": baseline(recipe, "gptq"), recipe.name: recipe}
+    own = recipe.name if recipe.name not in ("RTN", "GPTQ") else f"recipe {recipe.name}"
+    rows = {"RTN": baseline(recipe, "rtn"), "GPTQ": baseline(recipe, "gptq"), own: recipe}
     if recipe.probabilities.bits > 4:
-        rows[f"{recipe.name}, 4-bit softmax"] = recipe.replace(probabilities={"bits": 4})
-    seen: set[str] = set()
-    return {label: row for label, row in rows.items() if row.digest() not in seen and not seen.add(row.digest())}  # type: ignore[func-returns-value]
+        rows[f"{own}, 4-bit softmax"] = recipe.replace(probabilities={"bits": 4})
+    by_digest: dict[str, str] = {}
+    for label, row in rows.items():
+        by_digest.setdefault(row.digest(), label)
+    return {label: rows[label] for label in by_digest.values()}
 
 
 def baseline(recipe: Recipe, method: str) -> Recipe:
     """A recipe with everything of another but its ideas: plain weights method, all tokens alike, V from extremes, i.i.d. masks."""
     values = {"method": "minmax"} if recipe.values.method == "ia_aq" else {}
-    needs = method == "gptq" or values or recipe.values.method == "minmax" or recipe.activations.method == "static"
+    needs = method == "gptq" or recipe.values.method in ("minmax", "ia_aq") or recipe.activations.method == "static"
     return recipe.replace(
         name=f"{method}-of-{recipe.name}",
         weights={"method": method},

@@ -139,6 +139,8 @@ def calibration_states(
     else:
         places = [rollout.places[step] for rollout, step in recorded]
         chosen = tmas(places, plan.samples, rng, proportions=plan.proportions, bins=plan.bins, joint=plan.joint)
+    if tokens is not None:  # what is cut off at the end must not be the last rollouts
+        chosen = [chosen[int(i)] for i in permutation(rng, len(chosen))]
     found = CalibrationSet(states=tuple(_recorded_state(*recorded[i]) for i in chosen), rejected=rejected)
     return found if tokens is None else found.limited(tokens)
 

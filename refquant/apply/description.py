@@ -1,0 +1,150 @@
+"""``quantization.json``: what a quantized folder says of itself, typed, and covered by its own digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from refquant.core import Grid
+from refquant.errors import InputError
+from refquant.numerics.arrays import Array
+from refquant.numerics.casting import float_dtype
+from refquant.storage import canonical_json, digest, read_json, write_text
+
+SCHEMA_VERSION = 1
+DESCRIPTION = "quantization.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightEntry:
+    """One quantized weight: its spec as canonical JSON, who made it, the digest of its parts."""
+
+    spec: str
+    method: str
+    version: str
+    parameters: dict[str, str | int | float | bool | None]
+    digest: str
+    bits_per_weight: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridEntry:
+    """A calibrated grid; its numbers are written so that they read back exactly."""
+
+    shape: list[int]
+    dtype: str
+    scale: list[float]
+    zero: list[float] | None
+    zero_dtype: str | None
+
+    @classmethod
+    def of(cls, grid: Grid) -> GridEntry:
+        """Write a grid down."""
+        zero = grid.zero
+        return cls(
+            shape=list(grid.scale.shape),
+            dtype=grid.scale.dtype.name,
+            scale=[float(value) for value in grid.scale.ravel()],
+            zero=None if zero is None else [float(value) for value in zero.ravel()],
+            zero_dtype=None if zero is None else zero.dtype.name,
+        )
+
+    def grid(self) -> Grid:
+        """Read the grid; ValueError or TypeError if the numbers do not make one."""
+        scale = np.array(self.scale, dtype=np.float64).reshape(self.shape).astype(float_dtype(self.dtype))
+        if self.zero is None:
+            return Grid(scale=scale, zero=None)
+        return Grid(scale=scale, zero=np.array(self.zero).reshape(self.shape).astype(np.dtype(self.zero_dtype)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """All that ``quantization.json`` holds.
+
+    Parameters
+    ----------
+    schema_version : int
+    recipe : dict
+    input_digest, calibration_digest, seed, run_digest
+        See :class:`refquant.apply.checkpoint.Provenance`.
+    weights : dict of WeightEntry
+    activation_scales : dict of GridEntry
+        By linear.
+    value_scales : dict of GridEntry
+        By block.
+    value_alphas : dict of list
+        By block.
+    untouched : dict of str
+        Digest of every tensor that was kept as it was.
+    files : dict of str
+        SHA-256 of the files beside the tensors, such as ``config.json``.
+    digest : str
+        SHA-256 over the canonical JSON of all the rest.
+    """
+
+    schema_version: int
+    recipe: dict[str, Any]
+    input_digest: str
+    calibration_digest: str
+    seed: int
+    run_digest: str
+    weights: dict[str, WeightEntry]
+    activation_scales: dict[str, GridEntry]
+    value_scales: dict[str, GridEntry]
+    value_alphas: dict[str, list[float]]
+    untouched: dict[str, str]
+    files: dict[str, str]
+    digest: str = field(default="")
+
+    def write(self, folder: Path) -> None:
+        """Write ``quantization.json`` into a folder, with its digest."""
+        tree = msgspec.to_builtins(replace(self, digest=""))
+        del tree["digest"]
+        tree["digest"] = digest(canonical_json(tree))
+        write_text(folder / DESCRIPTION, canonical_json(tree) + "\n")
+
+
+def read_description(folder: Path) -> Description:
+    """Read ``quantization.json`` and check it against its own digest.
+
+    Raises
+    ------
+    InputError
+        If there is none, it is of another schema version, changed since it was written, or not what is expected.
+    """
+    where = folder / DESCRIPTION
+    if not where.is_file():
+        raise InputError(f"{folder}: not a quantized folder: it holds no {DESCRIPTION}")
+    tree = read_json(where)
+    if tree.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"{where}: schema_version is {tree.get('schema_version')!r}; this version reads {SCHEMA_VERSION}")
+    recorded = tree.get("digest")
+    found = digest(canonical_json({key: value for key, value in tree.items() if key != "digest"}))
+    if recorded != found:
+        raise InputError(f"{where}: changed since it was written: its digest is {found[:12]}..., {str(recorded)[:12]}... was recorded")
+    try:
+        return msgspec.convert(tree, Description, strict=True)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def tensor_digest(array: Array) -> str:
+    """SHA-256 over dtype, shape and little-endian bytes of a tensor."""
+    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    return digest(canonical_json([array.dtype.name, list(array.shape)]).encode() + b"\n" + little.tobytes())
+
+
+def check_digests(what: str, found: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+    """Raise InputError unless both name the same things with the same digests."""
+    for name in sorted({*found, *recorded}):
+        if name not in found:
+            raise InputError(f"{what}: {name} is missing, which {DESCRIPTION} promises")
+        if name not in recorded:
+            raise InputError(f"{what}: {name} is not recorded in {DESCRIPTION}")
+        if found[name] != recorded[name]:
+            raise InputError(f"{what}: {name} is damaged: its digest is {found[name][:12]}..., {recorded[name][:12]}... was recorded")

@@ -1,0 +1,133 @@
+"""The result of quantizing a whole model: codes and grids by name, and how they go back into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from model import DenseLinear, Transformer
+from refquant.apply.layers import ActivationQuantizer, PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, StaticQuantizer
+from refquant.apply.recipe import Recipe
+from refquant.core import Grid, QTensor
+from refquant.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearRecord:
+    """What happened to one linear.
+
+    Parameters
+    ----------
+    name : str
+    tokens : int
+        Calibration tokens with a weight above 0; 0 without calibration.
+    error : float or None
+        Output error ``tr((W - W') H (W - W')^T)`` on the calibration tokens, weighted as the method weighed them.
+    rtn_error : float or None
+        The same for RTN with the same spec.
+    """
+
+    name: str
+    tokens: int
+    error: float | None
+    rtn_error: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedModel:
+    """The result: codes and grids by name; :meth:`attach` puts them into a model.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    weights : mapping of str to QTensor
+        By the linear's name.
+    input_grids : mapping of str to Grid
+        Static activation grids by the linear's name.
+    value_grids : mapping of int to Grid
+        Static grids of V by block.
+    records : tuple of LinearRecord
+    value_alphas : mapping of int to tuple of float
+        IA-AQ's choice by block, one a head (or a feature).
+    """
+
+    recipe: Recipe
+    weights: Mapping[str, QTensor]
+    input_grids: Mapping[str, Grid] = field(default_factory=dict)
+    value_grids: Mapping[int, Grid] = field(default_factory=dict)
+    records: tuple[LinearRecord, ...] = ()
+    value_alphas: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "input_grids", "value_grids", "value_alphas"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def attach(self, m: Transformer) -> Transformer:
+        """Return `m` with this model's quantized linears and attention products in it.
+
+        Raises
+        ------
+        InputError
+            If `m` has linears that the recipe quantizes and this object does not hold, or the other way round, or shapes differ.
+        """
+        self._check_fit(m)
+        linears = {}
+        for name in m.linears:
+            quantizer = input_quantizer(self.recipe, name, self.input_grids)
+            weight = self.weights.get(name)
+            if weight is not None or quantizer is not None:
+                dense = dense_linear(m, name)
+                linears[name] = QuantizedLinear(dense.weight if weight is None else weight, dense.bias, quantizer, m.dtype, m.arithmetic)
+        products = {index: attention_product(self.recipe, m, self.value_grids.get(index)) for index in range(m.config.n_layers)}
+        return m.replace(linears, {index: product for index, product in products.items() if product is not None})
+
+    def _check_fit(self, m: Transformer) -> None:
+        """A linear that is left out would run in floating point, and V without its scales on scales of the moment, without a word."""
+        recipe = self.recipe
+        linears = {name for name in m.linears if not is_skipped(recipe, name)}
+        blocks = {str(index) for index in range(m.config.n_layers)}
+        wanted = {
+            "quantized weights": (set(self.weights), linears if recipe.weights.method != "none" else set()),
+            "activation scales": (set(self.input_grids), linears if recipe.activations.method == "static" else set()),
+            "V scales": ({str(i) for i in self.value_grids}, blocks if recipe.values.method in ("minmax", "ia_aq") else set()),
+        }
+        for what, (found, needed) in wanted.items():
+            if found != needed:
+                odd = sorted(needed - found) or sorted(found - needed)
+                verb = "are missing for" if needed - found else "are there for what the recipe or the model does not have:"
+                raise InputError(f"recipe {recipe.name}: {what} {verb} {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}")
+        for name, weight in self.weights.items():
+            if weight.shape != (shape := dense_linear(m, name).weight.shape):
+                raise InputError(f"{name}: the quantized weight has shape {weight.shape}, the model's {shape}")
+
+
+def input_quantizer(recipe: Recipe, name: str, grids: Mapping[str, Grid]) -> ActivationQuantizer | None:
+    """The activation quantizer before a linear, or None."""
+    if recipe.activations.method == "none" or is_skipped(recipe, name):
+        return None
+    if recipe.activations.method == "per_token":
+        return PerTokenQuantizer(recipe.activations.spec())
+    return StaticQuantizer(grids[name], recipe.activations.spec())
+
+
+def attention_product(recipe: Recipe, m: Transformer, grid: Grid | None) -> QuantizedAttentionProduct | None:
+    """The attention product of a recipe, or None where it leaves both operands alone."""
+    values, probabilities = recipe.values, recipe.probabilities
+    if values.method == "none" and not probabilities.bits:
+        return None
+    spec = None if values.method == "none" else values.spec()
+    return QuantizedAttentionProduct(probabilities.bits, probabilities.range, spec, grid, m.arithmetic)
+
+
+def is_skipped(recipe: Recipe, name: str) -> bool:
+    """Whether a linear stays in floating point, by its last name."""
+    return name.rpartition(".")[2] in recipe.skip
+
+
+def dense_linear(m: Transformer, name: str) -> DenseLinear:
+    """A linear of a full-precision model, with the weight that it still has; InputError if it has been replaced."""
+    linear = m.linears[name]
+    if not isinstance(linear, DenseLinear):
+        raise InputError(f"{name} is already quantized; start from the full-precision model")
+    return linear
