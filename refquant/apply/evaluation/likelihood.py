@@ -74,7 +74,7 @@ def likelihoods(
     """
     masked = [text_masks(seed, index, len(text.ids), masks) for index, text in enumerate(texts)]
     scores = score_texts(models, [np.asarray(text.ids) for text in texts], masked, workers, progress)
-    counts = np.array([np.count_nonzero(m, axis=1) for m in masked]).reshape(len(texts), masks)
+    counts = np.array([np.count_nonzero(m, axis=1) for m in masked]).reshape(scores.shape[2:])
     lengths = np.array([[len(text.ids)] for text in texts]).reshape(len(texts), 1)
     bins = (BINS * counts - 1) // np.maximum(lengths, 1)  # [texts, masks]
     return [_summary(scores[index], scores[0, 0], bins, bootstrap) for index in range(len(models))]
@@ -146,9 +146,9 @@ def _statistics(true: Distributions, found: Distributions, target: Array, arithm
 
 def _summary(scores: Array, reference_nll: Array, bins: Array, bootstrap: Bootstrap) -> Likelihood:
     arithmetic = bootstrap.arithmetic
-    per_text = {name: arithmetic.mean(values, axis=1) if values.size else np.zeros(0) for name, values in zip(_STATISTICS, scores)}
+    per_text = {name: _text_means(values, arithmetic) for name, values in zip(_STATISTICS, scores)}
     difference = scores[0] - reference_nll  # [texts, masks]
-    difference_per_text = arithmetic.mean(difference, axis=1) if difference.size else np.zeros(0)
+    difference_per_text = _text_means(difference, arithmetic)
     nll = bootstrap.mean(per_text["nll"])
     return Likelihood(
         nll=nll,
@@ -163,6 +163,10 @@ def _summary(scores: Array, reference_nll: Array, bins: Array, bootstrap: Bootst
         nll_per_text=read_only(per_text["nll"]),
         difference_per_text=read_only(difference_per_text),
     )
+
+
+def _text_means(values: Array, arithmetic: Arithmetic) -> Array:
+    return arithmetic.mean(values, axis=1) if values.size else np.zeros(0)  # no texts, no means
 
 
 def _exp(nll: float | None, arithmetic: Arithmetic) -> float | None:
