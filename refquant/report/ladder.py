@@ -5,28 +5,42 @@ from __future__ import annotations
 from refquant.apply.ladder import LEVEL, MEASURES, Ladder, SeedMean, rungs
 
 
+NOTES = """\
+NLL difference: bound in nats per token, quantized minus full precision on the same masks. KL: full precision to quantized, at masked
+positions. Flips: share of masked positions with another argmax. Errors: relative squared error of the logits along denoising
+trajectories, on full precision's states (teacher-forced) and on the model's own (free-running). Agreement: share of response positions
+with full precision's final token. Exact match: over all tasks.
+
+These are statements about this checkpoint. Differences whose interval holds 0 are not findings."""
+
+
 def ladder_markdown(ladder: Ladder, title: str) -> str:
     """Two tables, a row a rung: means over seeds, and differences to the rung below; then what was used and how to read it."""
-    used = ladder.evaluation.used
-    measures = list(MEASURES)
-    lines = [f"# {title}", "", _table("rung", list(rungs()), measures, ladder, steps=False), ""]
-    lines += ["Each rung minus the one below it, seed by seed:", "", _table("step", list(rungs())[1:], measures, ladder, steps=True), ""]
-    verdicts = [f"* {label}: {_verdict(ladder.steps[label, measures[0]])}" for label in list(rungs())[1:]]
-    lines += [f"What each step does to the paired difference of the NLL bound, at {LEVEL:.0%}:", "", *verdicts, ""]
-    lines += [
-        f"Mean over {len(ladder.seeds)} calibration seeds ({', '.join(map(str, ladder.seeds))}) with Student's {LEVEL:.0%} interval. Every rung of a",
-        f"seed uses the same number of calibration tokens ({', '.join(map(str, ladder.tokens))}). Evaluated on {used.texts} held-out texts x "
-        f"{used.masks} masks,",
-        f"{used.items} task items and {used.trajectories} trajectories, the same for every model (evaluation seed {used.seed}).",
-        "",
-        "NLL difference: bound in nats per token, quantized minus full precision on the same masks. KL: full precision to quantized at masked",
-        "positions. Flips: share of masked positions with another argmax. Errors: relative squared error of the logits along denoising",
-        "trajectories, on full precision's states (teacher-forced) and on the model's own (free-running). Agreement: share of response positions",
-        "with full precision's final token. Exact match: over all tasks.",
-        "",
-        "These are statements about this checkpoint. Differences whose interval holds 0 are not findings.",
+    measures, labels = list(MEASURES), list(rungs())
+    verdicts = [f"* {label}: {_verdict(ladder.steps[label, measures[0]])}" for label in labels[1:]]
+    parts = [
+        f"# {title}",
+        _table("rung", labels, measures, ladder, steps=False),
+        "Each rung minus the one below it, seed by seed:",
+        _table("step", labels[1:], measures, ladder, steps=True),
+        f"What each step does to the paired difference of the NLL bound, at {LEVEL:.0%}:",
+        "\n".join(verdicts),
+        _used(ladder),
+        NOTES,
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def _used(ladder: Ladder) -> str:
+    used = ladder.evaluation.used
+    return "\n".join(
+        [
+            f"Mean over {len(ladder.seeds)} calibration seeds ({', '.join(map(str, ladder.seeds))}) with Student's {LEVEL:.0%} interval. Every",
+            f"rung of a seed uses the same number of calibration tokens ({', '.join(map(str, ladder.tokens))}). Evaluated on {used.texts}",
+            f"held-out texts x {used.masks} masks, {used.items} task items and {used.trajectories} trajectories, the same for every model",
+            f"(evaluation seed {used.seed}).",
+        ]
+    )
 
 
 def _table(head: str, labels: list[str], measures: list[str], ladder: Ladder, steps: bool) -> str:
