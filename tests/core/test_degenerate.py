@@ -129,6 +129,12 @@ def test_scales_that_do_not_fit_float16() -> None:
         assert q.codes.tolist() == [[round(scale * 7 * 2**24), 0]]
 
 
+def test_a_float32_tile_with_float64_scales_divides_in_float32() -> None:
+    # A third of the smallest float32 is 0 there; as a float64 scale it must still be a float32 number.
+    q = rtn(np.array([[TINY, 0.0]], dtype=np.float32), spec("int2", scheme="asym_incl0", scale_format="float64"))
+    assert (q.scale.dtype, float(q.scale[0, 0]), q.codes.tolist()) == (np.float64, TINY, [[1, 0]])
+
+
 def test_bfloat16_scales_round_to_even_and_overflow_to_an_error() -> None:
     s = spec("int4", scheme="sym_narrow", scale_format="bfloat16")
     # 1 + 2^-8 lies half-way between bfloat16 numbers 1 and 1 + 2^-7.
@@ -304,7 +310,7 @@ def test_a_float64_scale_with_a_float32_array() -> None:
 
 def test_a_reciprocal_that_overflows() -> None:
     reciprocal = replace(find_scheme("sym_full"), reciprocal=True, empty="unit_scale")
-    with pytest.raises(NumericalError, match="the reciprocal of scale .* overflows float32"):
+    with pytest.raises(NumericalError, match=r"the reciprocal of scale .* overflows float32"):
         rtn(f32(1e-39, 0.0), spec("int8", scheme=reciprocal))
     assert rtn(f32(1e-39, 0.0), spec("int8", scheme=replace(reciprocal, reciprocal=False))).codes.tolist() == [[127, 0]]
 

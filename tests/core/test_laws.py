@@ -241,8 +241,7 @@ def test_raising_means_that_saturation_would_have_acted(x: Array, s: QuantSpec, 
     other = np.full_like(x, value)
     try:
         kept = encode(other, grid, replace(s, overflow="raise"))
-    except NumericalError as error:
-        assert "lies outside" in str(error) or "reciprocal" in str(error)
+    except NumericalError:
         return
     assert np.array_equal(kept, encode(other, grid, replace(s, overflow="saturate")))
     assert np.array_equal(kept, encode(other, grid, replace(s, overflow="wrap")))
