@@ -24,8 +24,8 @@ from refquant.numerics.arrays import Array
 class AttentionContext:
     """What all blocks of one forward pass share: rotary tables and the bias on keys."""
 
-    cos: Array  # [1, 1, T, h / 2]
-    sin: Array  # [1, 1, T, h / 2]
+    cos: Array  # [1, T, d], see ops.rope_rows
+    sin: Array  # [1, T, d]
     key_bias: Array | None  # [B, 1, 1, T]
 
 
@@ -153,7 +153,7 @@ class Transformer:
                 # uniform average instead of NaN.
                 lowest = np.asarray(np.finfo(np.float32).min, dtype=self.dtype)
                 key_bias = np.where(visible, np.zeros((), dtype=self.dtype), lowest)[:, None, None, :]
-        return AttentionContext(cos[None, None], sin[None, None], key_bias)
+        return AttentionContext(*ops.rope_rows(cos, sin, self.config.n_heads), key_bias)
 
     def block(self, index: int, x: Array, context: AttentionContext, observer: Observer | None = None) -> Array:
         """One block: [B, T, d] in and out. `x` is not written to."""
@@ -177,8 +177,8 @@ class Transformer:
         q, k, v = self._project_qkv(part.names.qkv, x, observer)
         if part.q_norm is not None and part.k_norm is not None:  # over the whole vectors, before the heads are split
             q, k = part.q_norm(q, self.arithmetic), part.k_norm(k, self.arithmetic)
-        q = ops.rotate(ops.split_heads(q, head_dim), context.cos, context.sin)  # [B, H, T, h]
-        k = ops.rotate(ops.split_heads(k, head_dim), context.cos, context.sin)  # [B, K, T, h]
+        q = ops.split_heads(ops.rotate(q, context.cos, context.sin, head_dim), head_dim)  # [B, H, T, h]
+        k = ops.split_heads(ops.rotate(k, context.cos, context.sin, head_dim), head_dim)  # [B, K, T, h]
         v = ops.split_heads(v, head_dim)  # [B, K, T, h]
         for name, array in (("q", q), ("k", k), ("v", v)):
             show(observer, f"blocks.{index}.{name}", array)
