@@ -1,0 +1,111 @@
+"""How far a long command is: a bar on a terminal, a plain line every few seconds in a pipe. Always on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from refquant.report.numbers import duration
+
+LINE_EVERY = 5.0
+"""Seconds between two lines in a pipe."""
+
+
+class Progress:
+    """Stages one after the other, each with an expected share of the work.
+
+    An instance is what :mod:`refquant.apply` calls with what is done, how much, of how much. ``"blocks"`` belong to the stage that was
+    begun last; any other name that is a stage begins it.
+
+    Parameters
+    ----------
+    costs : mapping of str to float
+        Stages in order, each with its expected cost; only ratios matter.
+    console : Console
+    clock : callable
+        Seconds.
+    """
+
+    def __init__(self, costs: Mapping[str, float], console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.costs, self.console, self.clock = dict(costs), console, clock
+        self.stage, self.inside = "", ""
+        self.part = 0.0
+        self.finished = 0.0  # cost of the stages left behind
+        self.began = clock()
+        self.last_line = self.began - LINE_EVERY
+        self.bar: Bar | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Share of the work that is done."""
+        total = sum(self.costs.values())
+        return (self.finished + self.part * self.costs.get(self.stage, 0.0)) / total if total else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return self.clock() - self.began
+
+    def left(self) -> str:
+        """Time that is still expected, once there is something to judge by."""
+        if self.fraction < 0.01 or self.seconds < 1:
+            return ""
+        return f"about {duration(self.seconds * (1 / self.fraction - 1))} left"
+
+    def begin(self, stage: str) -> None:
+        """Leave the current stage behind and begin another."""
+        if stage == self.stage:
+            return
+        names = list(self.costs)
+        self.finished = sum(self.costs[name] for name in names[: names.index(stage)]) if stage in self.costs else self.finished
+        self.stage, self.inside, self.part = stage, "", 0.0
+        self._tell()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Take news from the work."""
+        if what != self.stage and what in self.costs:
+            self.begin(what)
+        self.inside, self.part = f"{done}/{total}", done / total if total else 1.0
+        self._tell()
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), _Times(self))
+            self.bar = Bar(*columns, console=self.console, transient=True, refresh_per_second=4)
+            self.bar.add_task("", total=1.0)
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def times(self) -> str:
+        """Elapsed and expected."""
+        return ", ".join(part for part in (duration(self.seconds), self.left()) if part)
+
+    def _tell(self) -> None:
+        if self.bar is not None:
+            task = self.bar.task_ids[0]
+            self.bar.update(task, completed=self.fraction, description=f"{self.stage} {self.inside}".strip())
+        elif self.clock() - self.last_line >= LINE_EVERY:
+            self.last_line = self.clock()
+            where = f"{self.stage} {self.inside}".strip()
+            self.console.print(f"[{100 * self.fraction:3.0f}%] {where}, {self.times()}", markup=False, soft_wrap=True)
+
+
+class _Times(ProgressColumn):
+    """Elapsed and expected time; it ticks even while the work is silent."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self.progress = progress
+
+    def render(self, task: Task) -> Text:
+        return Text(self.progress.times())
