@@ -44,28 +44,32 @@ class Layer:
     scale_format: str | None
 
 
-@st.composite
-def layers(draw):
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    rows, columns, tokens = draw(st.integers(1, 3)), draw(st.integers(1, 7)), draw(st.integers(1, 9))
+def random_layer(seed, grouping, act_order):
+    """One of every kind. All from one seed: hypothesis by itself prefers a single column, where there is nothing to compensate."""
+    rng = np.random.default_rng(seed)
+    rows, columns, tokens = (
+        rng.integers(1, 4),
+        rng.choice([1, 2, 3, 4, 5, 6, 7], p=[0.04, 0.06, 0.1, 0.2, 0.2, 0.2, 0.2]),
+        rng.integers(1, 10),
+    )
     w, x = rng.normal(size=(rows, columns)), np.rint(rng.normal(size=(tokens, columns)) * 8) / 8
-    if draw(st.booleans()):
+    if rng.random() < 0.3:
         w = np.rint(w * 4) / 4  # exact ties
-    if draw(st.booleans()):
+    if rng.random() < 0.3:
         w = np.abs(w)
-    x[:, rng.random(columns) < draw(st.sampled_from([0.0, 0.0, 0.4]))] = 0  # dead columns
+    x[:, rng.random(columns) < rng.choice([0.0, 0.0, 0.3])] = 0  # dead columns
     return Layer(
         weight=w,
         hessian=hessian(x),
-        scheme=draw(st.sampled_from(sorted(NAMES))),
-        bits=draw(st.integers(2, 5)),
-        group=draw(st.none() | st.integers(1, columns + 1)),
-        static=draw(st.booleans()),
-        act_order=draw(st.booleans()),
-        damping=draw(st.sampled_from([0.01, 0.1, 1.0])),
-        block=draw(st.integers(1, columns + 1)),
-        lazy=draw(st.booleans()),
-        scale_format=draw(st.sampled_from([None, "float16"])),
+        scheme=str(rng.choice(sorted(NAMES))),
+        bits=int(rng.integers(2, 6)),
+        group=None if grouping == "rows" else int(rng.integers(1, columns + 2)),
+        static=grouping == "static",
+        act_order=act_order,
+        damping=float(rng.choice([0.01, 0.1, 1.0])),
+        block=int(rng.integers(1, columns + 2)),
+        lazy=grouping == "lazy",
+        scale_format="float16" if rng.random() < 0.3 else None,
     )
 
 
@@ -120,6 +124,8 @@ def agree(layer, trace, found):
             if scale != pytest.approx(float(decision.grid.scale), rel=1e-9) or zero != decision.grid.zero:
                 # A float16 scale or a zero point, fitted to compensated weights, on a boundary of its own: one step away, no more.
                 assert place > 0, "the first grid is fitted to the weights themselves"
+                if min(scale, float(decision.grid.scale)) < 1e-12:
+                    return False  # all that is left of the group is rounding error of one of the two
                 assert scale == pytest.approx(float(decision.grid.scale), rel=1e-9 if layer.scale_format is None else 1e-3)
                 assert abs(zero - decision.grid.zero) <= 1
                 return False
@@ -137,10 +143,13 @@ def agree(layer, trace, found):
     return complete
 
 
-@settings(max_examples=250)
-@given(layers())
-def test_every_decision_is_that_of_exact_arithmetic(layer):
+@pytest.mark.parametrize("grouping", ["rows", "static", "dynamic", "lazy"])
+@pytest.mark.parametrize("act_order", [False, True])
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**63))
+def test_every_decision_is_that_of_exact_arithmetic(grouping, act_order, seed):
     """[GPTQ-2] [GPTQ-3] [GPTQ-4] [GPTQ-5] [GPTQ-6] [GPTQ-7]"""
+    layer = random_layer(seed, grouping, act_order)
     trace, found = ours(layer), exact(layer)
     assert trace.order.tolist() == found.order
     assert trace.damping == pytest.approx(float(found.damping), rel=1e-12)
