@@ -60,7 +60,7 @@ class Weights:
         return spec(
             f"int{self.bits}",
             group_size=self.group_size,
-            scheme=self.scheme,
+            scheme=find_scheme(self.scheme),
             scale_format=self.scale_format or None,
             mse=self.clip_search,
             range_ratio=self.range_ratio,
@@ -112,13 +112,13 @@ class Activations:
 
     def spec(self) -> QuantSpec:
         """The spec of inputs ``[tokens, features]``."""
-        symmetric = find_scheme(self.scheme).zero == "none"
+        scheme = find_scheme(self.scheme)
         return spec(
             f"int{self.bits}",
             tiling=Tiling.tensor() if self.method == "static" else None,
             group_size=None if self.method == "static" else self.group_size,
-            scheme=self.scheme,
-            empty="unit_scale" if symmetric else None,
+            scheme=scheme,
+            empty="unit_scale" if scheme.zero == "none" else None,
             range_ratio=self.range_ratio,
         )
 
@@ -161,7 +161,7 @@ class Values:
         """The spec of values ``[kv_heads, tokens, head_dim]``: a scale a head, or a head and feature; dynamically, a scale a token."""
         static = Tiling((1, None, 1 if self.per == "feature" else None))
         tiling = Tiling.token(ndim=3) if self.method == "per_token" else static
-        return spec(f"int{self.bits}", tiling=tiling, scheme=self.scheme, scale_format="float32", range_ratio=self.range_ratio)
+        return spec(f"int{self.bits}", tiling=tiling, scheme=find_scheme(self.scheme), scale_format="float32", range_ratio=self.range_ratio)
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -222,9 +222,9 @@ class Calibration:
     min_distinct: Annotated[float, Meta(ge=0, le=1)] = 0.1
 
     def __post_init__(self) -> None:
-        if self.block_length % self.tokens_per_step:
+        if self.tokens_per_step < 1 or self.block_length % self.tokens_per_step:
             raise UsageError(f"block_length {self.block_length} is no multiple of tokens_per_step {self.tokens_per_step}")
-        if self.gen_length % self.block_length:
+        if self.block_length < 1 or self.gen_length % self.block_length:
             raise UsageError(f"gen_length {self.gen_length} is no multiple of block_length {self.block_length}")
         if not any(self.proportions):
             raise UsageError(f"proportions are not all 0; got {self.proportions}")

@@ -57,6 +57,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_.+" for c in self.name):
             raise UsageError(f"a recipe's name is made of letters, digits and -_.+, not {self.name!r}")
+        if not isinstance(self.description, str):
+            raise UsageError(f"recipe {self.name}: description is a text, not {self.description!r}")
         for name, kind in PARTS.items():
             object.__setattr__(self, name, _checked_part(f"recipe {self.name}: {name}", getattr(self, name), kind))
         if not isinstance(self.skip, tuple) or not all(isinstance(name, str) for name in self.skip):
@@ -74,13 +76,23 @@ class Recipe:
     def replace(self, **parts: Any) -> Recipe:
         """Return a recipe with some fields replaced; a dict replaces fields of a part.
 
+        Raises
+        ------
+        UsageError
+            If a field does not exist or is out of range.
+
         Examples
         --------
         >>> find_recipe("gptq-w4a16").replace(weights={"bits": 3}, name="gptq-w3a16").weights.bits
         3
         """
+        try:
+            _refuse_unknown(parts, type(self), f"recipe {self.name}")
+        except InputError as error:  # here the field comes from the caller, not from a file
+            raise UsageError(str(error)) from error
         changes = {
-            name: dataclasses.replace(getattr(self, name), **value) if isinstance(value, dict) else value for name, value in parts.items()
+            name: dataclasses.replace(getattr(self, name), **value) if isinstance(value, dict) and name in PARTS else value
+            for name, value in parts.items()
         }
         return dataclasses.replace(self, **changes)
 

@@ -174,7 +174,9 @@ def test_sixteen_bits_everywhere_are_almost_the_model():
 def test_every_recipe_runs_on_the_small_checkpoints(variant):
     m = model.load(LLADA / variant)
     states = states_of(lengths=(8, 8, 6))
-    states = [s.__class__(ids=np.where(s.masked, m.config.mask_token_id, s.ids), masked=s.masked, final_ids=s.final_ids, line=0) for s in states]
+    states = [
+        s.__class__(ids=np.where(s.masked, m.config.mask_token_id, s.ids), masked=s.masked, final_ids=s.final_ids, line=0) for s in states
+    ]
     for name in ("rtn-w4a16", "dllmquant-w4a4"):
         found = quantize_model(m, find_recipe(name), states)
         assert set(found.weights) == set(m.linears)
@@ -234,7 +236,7 @@ def test_a_result_with_something_missing_is_not_attached():
         with pytest.raises(InputError, match=message):
             without(**{part: key}).attach(m)
     extra = QuantizedModel(recipe=recipe(), weights=dict(whole.weights) | {HEAD: whole.weights[name]})
-    with pytest.raises(InputError, match="are there for what the recipe or the model does not have: model.transformer.ff_out$"):
+    with pytest.raises(InputError, match=r"are there for what the recipe or the model does not have: model\.transformer\.ff_out$"):
         extra.attach(m)
     with pytest.raises(InputError, match="the quantized weight has shape"):
         whole.attach(tiny(mlp_hidden_size=32))
