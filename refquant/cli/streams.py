@@ -18,7 +18,7 @@ PIPED_WIDTH = 100
 
 def talk_console() -> Console:
     """The console on stderr."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def talk(line: str) -> None:
@@ -28,9 +28,9 @@ def talk(line: str) -> None:
 
 def show(things: Iterable[RenderableType]) -> None:
     """Print tables and lines of data to stdout: wide enough for the tables, coloured on a terminal only."""
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=PIPED_WIDTH)
+        console.width = PIPED_WIDTH
     for thing in things:
         # Lines are data: they are broken where they end, not where a window does.
         console.print(Text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))

@@ -1,0 +1,98 @@
+"""`refquant evaluate`: a folder beside full precision, on held-out texts and tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+import model
+import refquant
+from model import Tokenizer
+from refquant.apply.checkpoint import input_digest, is_quantized, load, load_quantized, read_provenance
+from refquant.cli.evaluating import (
+    EVALUATION_FILE,
+    REFERENCE,
+    chosen_sizes,
+    evaluation_costs,
+    evaluation_options,
+    held_out,
+    result_tables,
+    run_evaluation,
+)
+from refquant.cli.progress import Progress
+from refquant.cli.rows import footprint_json
+from refquant.cli.streams import show, show_json, talk, talk_console
+from refquant.errors import UsageError
+from refquant.report.footprint import Footprint, full_footprint, quantized_footprint
+from refquant.report.numbers import duration
+from refquant.storage import open_checkpoint
+
+EPILOG = """\b
+Examples:
+  refquant quantize --recipe w3 --out w3-folder --no-compare --quick
+  refquant evaluate w3-folder --quick
+  refquant evaluate w3-folder --quick --format json
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--reference", type=click.Path(path_type=Path), help="Full-precision checkpoint; default: the embedded model, if DIR is made of it."
+)
+@evaluation_options
+def command(directory: Path, reference: Path | None, texts: Path | None, full: bool, quick: bool, seed: int, form: str) -> None:
+    """Compare DIR, a quantized folder or a checkpoint, with full precision.
+
+    Both see the same texts, masks and prompts. Held-out data are read beside the reference unless --texts names a file.
+    """
+    sizes = chosen_sizes(full, quick)
+    open_checkpoint(directory)  # says what is wrong with a path before anything else is looked for in it
+    made_of = read_provenance(directory).input_digest if is_quantized(directory) else input_digest(directory)
+    source = _reference(directory, made_of, reference)
+    data = held_out(source, texts)
+    if data is None:
+        raise UsageError(f"{source} holds no held-out texts ({EVALUATION_FILE}); name a file with --texts")
+    m, candidate = model.load(source), load(directory)
+    name = directory.resolve().name or str(directory)
+    name = f"{name} (evaluated)" if name == REFERENCE else name
+    with Progress(evaluation_costs(data, sizes, 2), talk_console()) as progress:
+        evaluation = run_evaluation(m, {name: candidate}, Tokenizer.from_directory(source), data, sizes, seed, progress)
+    talk(f"done in {duration(progress.seconds)}")
+    stored = open_checkpoint(source)
+    footprints = {REFERENCE: full_footprint(stored, m.linears), name: _footprint(directory, tuple(candidate.linears))}
+    if form == "table":
+        show(result_tables(evaluation, footprints, {}))
+        return
+    show_json(
+        {
+            "command": "evaluate",
+            "version": refquant.__version__,
+            "seed": seed,
+            "folder": str(directory),
+            "reference": str(source),
+            "sizes": {label: footprint_json(footprint) for label, footprint in footprints.items()},
+            "evaluation": json.loads(evaluation.to_json()),
+        }
+    )
+
+
+def _reference(directory: Path, made_of: str, reference: Path | None) -> Path:
+    """The full-precision folder to compare with; never guessed where the digests do not say so."""
+    if reference is None:
+        if input_digest(model.embedded_directory()) != made_of:
+            raise UsageError(f"{directory} is not made of the embedded model; name the checkpoint it is to be compared with by --reference")
+        return model.embedded_directory()
+    open_checkpoint(reference)
+    if is_quantized(reference):
+        raise UsageError(f"{reference} is quantized; a reference is a full-precision checkpoint")
+    if input_digest(reference) != made_of:
+        talk(f"{directory} is not made of {reference}: differences are between two models, not between a model and its quantized self")
+    return reference
+
+
+def _footprint(directory: Path, linears: tuple[str, ...]) -> Footprint:
+    stored = open_checkpoint(directory)
+    return quantized_footprint(stored, load_quantized(directory), linears) if is_quantized(directory) else full_footprint(stored, linears)
