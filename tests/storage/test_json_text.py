@@ -3,6 +3,9 @@
 import hashlib
 import json
 import math
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -133,6 +136,21 @@ def test_read_json_is_bounded(tmp_path, monkeypatch):
     (tmp_path / "a").write_text('{"a": 123}\n{"a": 12}\n')
     with pytest.raises(InputError, match="line 1: longer than 10 bytes"):
         list(read_json_lines(tmp_path / "a"))
+
+
+def test_an_endless_line_is_refused_within_little_memory(tmp_path):
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(2**36)
+    program = (
+        "import sys; from refquant.storage import json_text; from refquant.errors import InputError\n"
+        "json_text.MAX_JSON_BYTES = 1000\n"
+        "try: list(json_text.read_json_lines(sys.argv[1]))\n"
+        "except InputError as error: print(error)"
+    )
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))  # noqa: E731
+    command = [sys.executable, "-c", program, str(tmp_path / "sparse")]
+    ran = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=True)
+    assert "line 1: longer than 1000 bytes" in ran.stdout
 
 
 @pytest.mark.parametrize(
