@@ -68,9 +68,15 @@ def test_one_step_is_plain_minmax():
 
 
 def test_the_factor_is_a_binary64_number_rounded_to_the_working_format():
+    """And the shrunken end is rounded before it is divided: on some ranges that shows in the scale."""
     quantizer = Uniform("sym_narrow", 8, BINARY32)
-    grid = quantizer.fit([F(100)], 1 - 1 / 100)
-    assert grid.scale == BINARY32(BINARY32(F(100) * BINARY32(F(0.99))) / 127)
+    shown = 0
+    for n in range(100, 160):
+        shrunken = F(n) * BINARY32(F(0.99))
+        scale = quantizer.fit([F(n)], 1 - 1 / 100).scale
+        assert scale == BINARY32(BINARY32(shrunken) / 127)
+        shown += scale != BINARY32(shrunken / 127)
+    assert shown
 
 
 @given(x=st.fractions(0, 100), bits=st.integers(4, 200))

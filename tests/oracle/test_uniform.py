@@ -124,6 +124,13 @@ def test_a_stored_scale_is_what_the_zero_and_the_codes_are_computed_from():
     assert quantize_row(stretched, Uniform("asym_incl0", 2)).codes == [0, 3, 1]
 
 
+def test_the_zero_comes_from_the_stored_scale():
+    """-lo/s is 3/2 with the stored scale 1, and a little less with the scale before it was stored."""
+    stretched = [F(-3, 2), F(3, 2) + F(3, 2**12)]
+    assert Uniform("asym_incl0", 2, exact, BINARY16).fit(stretched).zero == 2
+    assert Uniform("asym_incl0", 2).fit(stretched).zero == 1
+
+
 def test_reciprocal_and_division_part_on_ties():
     """The documented case: scale 0.007 and half-integer steps in binary32."""
     scale = BINARY32(F(0.007))
