@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from refquant.apply.recipe import Calibration, Recipe
 from refquant.apply.states import CalibrationSet, calibration_states
 from refquant.errors import InputError, UsageError
 from refquant.storage import canonical_json, digest
+from refquant.storage.border import telling
 
 Progress = Callable[[str, int, int], None]
 
@@ -138,6 +141,18 @@ def check_output(path: Path, run_digest: str) -> QuantizedModel | None:
             f"{path} holds the result of another run (recipe, input, calibration or seed differ); choose another --out or remove it"
         )
     return load_quantized(path)
+
+
+def check_writable(path: Path) -> None:
+    """Make and remove a folder beside `path`, so that a place that cannot be written is told before the work and not after it.
+
+    Raises
+    ------
+    InputError
+        If the operating system refuses.
+    """
+    with telling(path, "create"):
+        os.rmdir(tempfile.mkdtemp(prefix=".tmp-", dir=path.absolute().parent))
 
 
 def save_run(path: Path, bench: Workbench, quantized: QuantizedModel, tokens: int | None = None) -> None:

@@ -32,6 +32,9 @@ Examples:
 """
 
 
+HEADER = "<|start_header_id|>"
+
+
 class _Show(Protocol):
     def __call__(self, step: int, steps: int, found: list[Piece]) -> None: ...
 
@@ -92,8 +95,8 @@ def command(
 
 def _prompt_ids(prompt: str, chat: bool, tokenizer: Tokenizer) -> list[int]:
     if chat:
-        if tokenizer.eot_id is None:
-            raise UsageError("--chat: this tokenizer has no end of turn (<|eot_id|>); leave --chat out")
+        if len(tokenizer.encode(HEADER)) != 1:  # it would be spelled out, letter by letter, and mean nothing to the model
+            raise UsageError(f"--chat: this tokenizer has no token {HEADER}; allowed with the tokenizer of a model trained to chat")
         return tokenizer.encode(chat_prompt([{"role": "user", "content": prompt}]))
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return [*start, *tokenizer.encode(prompt)]

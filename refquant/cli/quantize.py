@@ -17,7 +17,7 @@ from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe, find_recipe
 from refquant.apply.reload import check_reload
-from refquant.apply.run import Workbench, check_output, default_folder, open_workbench, save_run
+from refquant.apply.run import Workbench, check_output, check_writable, default_folder, open_workbench, save_run
 from refquant.cli.evaluating import (
     REFERENCE,
     chosen_sizes,
@@ -102,6 +102,8 @@ def command(
         plan = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.existing is not None)
         show_json(plan_json(*plan)) if form == "json" else show(plan_parts(*plan))
         return
+    if run.existing is None:
+        check_writable(run.folder)
     _execute(run, seed, form)
 
 
