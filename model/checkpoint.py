@@ -200,7 +200,7 @@ def _check_names(
             if config.weight_tying and HEAD + ".weight" in extra
             else ""
         )
-        raise InputError(f"{where}: {len(extra)} tensors have no place in a model of this config: {_some(extra)}{tied}")
+        raise InputError(f"{where}: {len(extra)} unexpected in a model of this config: {_some(extra)}{tied}")
 
 
 def _some(names: list[str]) -> str:
