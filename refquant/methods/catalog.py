@@ -16,6 +16,8 @@ from refquant.methods.card import Card
 METHODS: dict[str, str] = {
     "rtn": "refquant.methods.grid.rtn:rtn",
     "gptq": "refquant.methods.compensate.gptq:gptq",
+    "obq": "refquant.methods.compensate.obq:obq",
+    "optimum": "refquant.methods.compensate.optimum:optimum",
     "cgq": "refquant.methods.diffusion.cgq:certainty_weights",
     "tmas": "refquant.methods.diffusion.tmas:tmas",
     "ia_aq": "refquant.methods.diffusion.ia_aq:ia_aq",
