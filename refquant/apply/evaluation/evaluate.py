@@ -105,7 +105,8 @@ def evaluate(
         Called from the calling thread.
     reference_name : str
     workers : int
-        Threads. The result does not depend on their timing.
+        Threads. The result does not depend on their timing. More than one pays where BLAS itself uses one
+        (``OPENBLAS_NUM_THREADS=1``); threads inside threads wait for each other.
 
     Returns
     -------
