@@ -161,7 +161,8 @@ class Values:
         """The spec of values ``[kv_heads, tokens, head_dim]``: a scale a head, or a head and feature; dynamically, a scale a token."""
         static = Tiling((1, None, 1 if self.per == "feature" else None))
         tiling = Tiling.token(ndim=3) if self.method == "per_token" else static
-        return spec(f"int{self.bits}", tiling=tiling, scheme=find_scheme(self.scheme), scale_format="float32", range_ratio=self.range_ratio)
+        ratio = self.range_ratio if self.method == "per_token" else 1.0  # static ranges are what was calibrated; IA-AQ's shrink by alpha
+        return spec(f"int{self.bits}", tiling=tiling, scheme=find_scheme(self.scheme), scale_format="float32", range_ratio=ratio)
 
     @property
     def alphas(self) -> tuple[float, ...]:

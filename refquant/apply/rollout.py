@@ -19,7 +19,7 @@ from refquant.numerics.draws import uniforms
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rollout:
     """One denoising trajectory.
 

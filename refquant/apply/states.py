@@ -24,7 +24,7 @@ from refquant.numerics.draws import permutation, sample_without_replacement, uni
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CalibrationState:
     """One sequence.
 

@@ -125,3 +125,10 @@ def test_both_operands_at_once():
     spec = Values(method="per_token", bits=4).spec()
     product = QuantizedAttentionProduct(4, "unit", spec, None)
     assert product(a, v).tobytes() == DenseAttentionProduct()(product.quantize_probabilities(a), product.quantize_values(v)).tobytes()
+
+
+def test_a_range_ratio_is_for_dynamic_v_only():
+    """Static ranges are calibrated, and IA-AQ chooses its own factor: a ratio on top would shrink them twice."""
+    for method in ("minmax", "ia_aq"):
+        assert Values(method=method, bits=4, range_ratio=0.5).spec() == Values(method=method, bits=4).spec()
+    assert Values(method="per_token", bits=4, range_ratio=0.5).spec() != Values(method="per_token", bits=4).spec()

@@ -130,9 +130,11 @@ def test_dllmquant_with_every_part_off_is_the_gptq_row():
 
 def test_rtn_s_weights_need_no_calibration_and_are_rounded_in_float64():
     m = tiny("float32")
-    found = quantize_model(m, recipe({"method": "rtn"}, calibration={"states": "none"}), [])
+    plan = recipe({"method": "rtn", "scale_format": ""}, calibration={"states": "none"})  # the scales show what they were computed in
+    found = quantize_model(m, plan, [])
     for name, q in found.weights.items():
-        assert q.digest() == rq.rtn(m.parameters[name + ".weight"].astype(np.float64), recipe().weights.spec()).digest()
+        assert q.scale.dtype == np.float64
+        assert q.digest() == rq.rtn(m.parameters[name + ".weight"].astype(np.float64), plan.weights.spec()).digest()
     assert all(r.tokens == 0 and r.error is None and r.rtn_error is None for r in found.records)
 
 

@@ -43,7 +43,10 @@ CASES = {
     "cgq": ({"tokens": {"weighting": "certainty"}}, {"token_weights": certainty}),
     "min/max V": ({"values": {"method": "minmax", "bits": 4}}, {"v_bits": 4}),
     "IA-AQ": ({"values": IA_AQ, "probabilities": SIXTEEN}, {"v_bits": 4, "v_method": "ia_aq", "p_bits": 16}),
-    "IA-AQ, 4-bit softmax": ({"values": IA_AQ, "probabilities": {"bits": 4}}, {"v_bits": 4, "v_method": "ia_aq", "p_bits": 4}),
+    "IA-AQ, 2-bit softmax": (
+        {"values": IA_AQ | {"per": "feature"}, "probabilities": {"bits": 2}},
+        {"v_bits": 4, "v_method": "ia_aq", "per": "feature", "p_bits": 2},
+    ),
     "IA-AQ, before q, k, v": ({"values": IA_AQ | {"calibrate": "before_qkv"}}, {"v_bits": 4, "v_method": "ia_aq", "early_v": True}),
     "IA-AQ, a feature": ({"values": IA_AQ | {"per": "feature"}}, {"v_bits": 4, "v_method": "ia_aq", "per": "feature"}),
     "IA-AQ, mass": ({"values": IA_AQ | {"gram": "mass"}}, {"v_bits": 4, "v_method": "ia_aq", "gram": "mass"}),
