@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from types import EllipsisType
+
 import numpy as np
 
 from refquant.core.grid import Grid
@@ -10,6 +14,8 @@ from refquant.errors import InputError, NumericalError, UsageError
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
 from refquant.numerics.rounding import Rounding, round_to_integer
+
+SLAB = 1 << 16  # elements that are coded at a time
 
 
 def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
@@ -44,8 +50,10 @@ def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     array([[0, 1, 1, 3]], dtype=uint8)
     """
     x = as_working(x)
-    scale, zero = _expanded(grid, x.shape, spec, x.dtype)
-    return np.asarray(real_codes(x, scale, zero, spec).astype(spec.format.dtype))
+    codes = np.empty(x.shape, dtype=spec.format.dtype)
+    for rows, start, scale, zero in _slabs(grid, x.shape, spec, x.dtype):
+        codes[rows] = real_codes(x[rows], scale, zero, spec, first_row=start)
+    return codes
 
 
 def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floating] | None = None) -> Array:
@@ -88,8 +96,10 @@ def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floatin
     working = np.dtype(dtype) if dtype is not None else grid.working_dtype
     if working not in (np.float32, np.float64):
         raise UsageError(f"codes decode to float32 or float64, not {working}; cast the result")
-    scale, zero = _expanded(grid, codes.shape, spec, working)
-    return _decode(codes.astype(working), scale, zero)
+    values = np.empty(codes.shape, dtype=working)
+    for rows, start, scale, zero in _slabs(grid, codes.shape, spec, working):
+        values[rows] = _decode(codes[rows].astype(working), scale, zero, start)
+    return values
 
 
 def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
@@ -111,22 +121,35 @@ def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     array([[-1.,  0.,  0.,  2.]])
     """
     x = as_working(x)
-    scale, zero = _expanded(grid, x.shape, spec, x.dtype)
-    return _decode(real_codes(x, scale, zero, spec), scale, zero)
+    values = np.empty(x.shape, dtype=x.dtype)
+    for rows, start, scale, zero in _slabs(grid, x.shape, spec, x.dtype):
+        values[rows] = _decode(real_codes(x[rows], scale, zero, spec, first_row=start), scale, zero, start)
+    return values
 
 
-def _expanded(grid: Grid, shape: tuple[int, ...], spec: QuantSpec, dtype: np.dtype[np.floating]) -> tuple[Array, Array | None]:
+def _slabs(
+    grid: Grid, shape: tuple[int, ...], spec: QuantSpec, dtype: np.dtype[np.floating]
+) -> Iterator[tuple[slice | EllipsisType, int, Array, Array | None]]:
+    """Runs of rows, their first row, and the grid expanded over them. Every element is computed alone, so the cut changes nothing."""
     if (grid.zero is None) != (spec.scheme.zero == "none"):
         raise InputError(f"scheme {spec.scheme.name} has {'no' if grid.zero is not None else 'a'} zero point; the grid does not fit it")
-    return grid.expanded(shape, spec.tiling, dtype)
+    tiling, size = spec.tiling, math.prod(shape)
+    if size <= SLAB or not shape:
+        yield ..., 0, *grid.expanded(shape, tiling, dtype)
+        return
+    tiling.require_fit(grid.scale, shape)
+    scale, zero = grid.in_dtype(dtype)
+    for rows, tiles in tiling.slabs(shape, SLAB):
+        inside = (len(range(*rows.indices(shape[0]))), *shape[1:])
+        yield rows, rows.start, tiling.expand(scale[tiles], inside), None if zero is None else tiling.expand(zero[tiles], inside)
 
 
-def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> Array:
+def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec, *, first_row: int = 0) -> Array:
     """Codes as floats: `x`, `scale` and `zero` broadcast against each other, all in one floating dtype.
 
     The single place where a number meets its grid. NaN is replaced or refused first, the division (or, if the scheme says so, the
     product with the rounded reciprocal) rounds once, then comes the named rounding, the zero point, and the overflow policy, which
-    always acts before any cast. Code 0 is always +0. The arguments are not written to.
+    always acts before any cast. Code 0 is always +0. The arguments are not written to. `first_row` is added to indices in messages.
 
     Raises
     ------
@@ -136,7 +159,7 @@ def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> A
     missing = np.isnan(x)
     if missing.any():
         if spec.nan == "raise":
-            raise InputError(f"NaN at index {_first(missing)}; quantize finite numbers, or choose nan='zero'")
+            raise InputError(f"NaN at index {_first(missing, first_row)}; quantize finite numbers, or choose nan='zero'")
         x = np.where(missing, x.dtype.type(0), x)
     with np.errstate(over="ignore", under="ignore"):  # a huge value over a tiny scale may become infinite, and then saturates
         steps = np.asarray(x * _reciprocal(scale) if spec.scheme.reciprocal else x / scale)
@@ -145,7 +168,7 @@ def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> A
         zero = None
     codes = round_to_integer(steps, spec.rounding)
     codes += codes.dtype.type(0) if zero is None else zero  # adding +0 makes a +0 of -0
-    return _apply_overflow(codes, spec)
+    return _apply_overflow(codes, spec, first_row)
 
 
 def _reciprocal(scale: Array) -> Array:
@@ -156,7 +179,7 @@ def _reciprocal(scale: Array) -> Array:
     return reciprocal
 
 
-def _apply_overflow(codes: Array, spec: QuantSpec) -> Array:
+def _apply_overflow(codes: Array, spec: QuantSpec, first_row: int) -> Array:
     lo, hi = spec.format.lo, spec.format.hi
     if spec.overflow == "saturate":
         return np.clip(codes, lo, hi, out=codes)
@@ -165,25 +188,29 @@ def _apply_overflow(codes: Array, spec: QuantSpec) -> Array:
         return codes
     if spec.overflow == "raise" or not np.isfinite(codes).all():
         index = _first(outside)
-        raise NumericalError(f"code {float(codes[index]):g} at index {index} lies outside {spec.format.name} ({lo}..{hi})")
+        raise NumericalError(
+            f"code {float(codes[index]):g} at index {_first(outside, first_row)} lies outside {spec.format.name} ({lo}..{hi})"
+        )
     members = hi - lo + 1
     # The remainder is exact, the difference with a large code would not be: take it twice.
     return np.asarray(np.remainder(np.remainder(codes, members) - lo, members) + lo)
 
 
-def _decode(codes: Array, scale: Array, zero: Array | None) -> Array:
+def _decode(codes: Array, scale: Array, zero: Array | None, first_row: int) -> Array:
     with np.errstate(over="ignore", under="ignore"):
         values = np.asarray(scale * (codes if zero is None else codes - zero))
     if not np.isfinite(values).all():
-        where = _first(~np.isfinite(values))
+        wrong = ~np.isfinite(values)
+        where = _first(wrong, first_row)
         raise NumericalError(
-            f"code {float(codes[where]):g} at index {where} times its scale overflows {values.dtype.name}; decode it to float64"
+            f"code {float(codes[_first(wrong)]):g} at index {where} times its scale overflows {values.dtype.name}; decode it to float64"
         )
     return values
 
 
-def _first(where: Array) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(where)[0])
+def _first(where: Array, first_row: int = 0) -> tuple[int, ...]:
+    index = tuple(int(i) for i in np.argwhere(where)[0])
+    return (index[0] + first_row, *index[1:]) if index else ()
 
 
 def decision_margins(x: Array, codes: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> Array:
@@ -213,8 +240,15 @@ def decision_margins(x: Array, codes: Array, scale: Array, zero: Array | None, s
     >>> decision_margins(np.array([0.4, 9.0]), np.array([0.0, 3.0]), np.array(1.0), np.array(0.0), spec("int2"))
     array([0.1, 6.5])
     """
-    centre = {Rounding.FLOOR: 0.5, Rounding.CEIL: -0.5}.get(spec.rounding, 0.0)
-    place = np.asarray(x / scale + (0 if zero is None else zero), dtype=np.float64)
-    lower = np.where(codes > spec.format.lo, place - (codes + centre - 0.5), np.inf)
-    upper = np.where(codes < spec.format.hi, (codes + centre + 0.5) - place, np.inf)
+    offset = 0 if zero is None or spec.scheme.zero == "real" else zero
+    steps = np.asarray(codes, dtype=np.float64) - offset  # the integers that were rounded to
+    with np.errstate(over="ignore", under="ignore"):
+        place = np.asarray(x / scale + (zero if zero is not None and spec.scheme.zero == "real" else 0), dtype=np.float64)
+    below: Array | float
+    above: Array | float
+    below = above = {Rounding.FLOOR: 0.5, Rounding.CEIL: -0.5}.get(spec.rounding, 0.0)
+    if spec.rounding == Rounding.TRUNC_HALF:  # 0 takes -1.5 .. 0.5, and negative integers lie below them by one
+        below, above = np.where(steps <= 0, -1.0, 0.0), np.where(steps < 0, -1.0, 0.0)
+    lower = np.where(codes > spec.format.lo, place - (steps + below - 0.5), np.inf)
+    upper = np.where(codes < spec.format.hi, (steps + above + 0.5) - place, np.inf)
     return np.asarray(np.maximum(np.minimum(lower, upper), 0.0))

@@ -15,7 +15,7 @@ from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
 
-SLAB = 1 << 18  # elements of a matrix that the clip search works on at a time
+SLAB = 1 << 16  # elements of a matrix that the clip search works on at a time
 
 
 def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
@@ -128,16 +128,9 @@ def _widen_empty(lo: Array, hi: Array, scheme: Scheme) -> tuple[Array, Array]:
 
 def _search_clip(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSearch, arithmetic: Arithmetic) -> Grid:
     """Search slab by slab along the first axis: tiles do not see each other, and the temporary arrays stay small."""
-    if x.ndim == 0 or not x.size:
+    if x.ndim == 0 or not x.size or len(lo) == 1:
         return _search_slab(x, lo, hi, spec, search, arithmetic)
-    extent = spec.tiling.extents[0] or len(x)
-    tiles = max(1, SLAB * len(x) // (extent * x.size))
-    slabs = [
-        _search_slab(
-            x[start * extent : (start + tiles) * extent], lo[start : start + tiles], hi[start : start + tiles], spec, search, arithmetic
-        )
-        for start in range(0, len(lo), tiles)
-    ]
+    slabs = [_search_slab(x[rows], lo[tiles], hi[tiles], spec, search, arithmetic) for rows, tiles in spec.tiling.slabs(x.shape, SLAB)]
     zeros = [slab.zero for slab in slabs if slab.zero is not None]
     return Grid(scale=np.concatenate([slab.scale for slab in slabs]), zero=np.concatenate(zeros) if zeros else None)
 

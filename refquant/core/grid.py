@@ -71,14 +71,18 @@ class Grid:
         NumericalError
             If a float64 scale becomes 0 or infinite in float32.
         """
+        scale, zero = self.in_dtype(dtype)
+        return tiling.expand(scale, shape), None if zero is None else tiling.expand(zero, shape)
+
+    def in_dtype(self, dtype: np.dtype[np.floating]) -> tuple[Array, Array | None]:
+        """Scale and zero, one number a tile, in the floating dtype that is computed in; raises NumericalError like :meth:`expanded`."""
         with np.errstate(over="ignore", under="ignore"):
             working = self.scale.astype(dtype)
         lost = ~np.isfinite(working) | (working == 0)
         if lost.any():
             tile = _first(lost)
             raise NumericalError(f"scale {self.scale[tile]} of tile {tile} does not fit {np.dtype(dtype).name}; compute in float64")
-        scale = tiling.expand(working, shape)
-        return scale, None if self.zero is None else tiling.expand(self.zero.astype(dtype), shape)
+        return working, None if self.zero is None else self.zero.astype(dtype)
 
 
 def _refuse(wrong: Array, values: Array, allowed: str) -> None:

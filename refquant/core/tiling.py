@@ -7,6 +7,7 @@ A tiling cuts every axis into runs of a given extent; the last run of an axis ma
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +114,31 @@ class Tiling:
         length = math.prod(blocks.shape[axis] for axis in self.inner_axes)
         return np.ascontiguousarray(blocks.transpose(outer + self.inner_axes)).reshape((*counts, length))
 
+    def slabs(self, shape: tuple[int, ...], elements: int) -> Iterator[tuple[slice, slice]]:
+        """Cut the first axis into runs of whole tiles that hold about `elements` elements, so that temporary arrays stay in the cache.
+
+        Parameters
+        ----------
+        shape : tuple of int, at least one axis
+        elements : int
+
+        Yields
+        ------
+        rows, tiles : slice
+            The run in the array, and the run in the grid.
+
+        Examples
+        --------
+        >>> list(Tiling((2, None)).slabs((5, 10), 40))
+        [(slice(0, 4, None), slice(0, 2, None)), (slice(4, 8, None), slice(2, 4, None))]
+        """
+        count, extent = self._sizes(shape)[0]
+        shared = count == 1  # one tile spans the axis: wherever it is cut, the grid's single entry applies
+        step = 1 if shared else extent
+        run = max(1, elements // max(step * math.prod(shape[1:]), 1))
+        for start in range(0, -(-shape[0] // step), run):
+            yield slice(start * step, (start + run) * step), slice(0, 1) if shared else slice(start, start + run)
+
     @property
     def inner_axes(self) -> tuple[int, ...]:
         """The axes of :meth:`blocks` that run inside a tile."""
@@ -121,6 +147,13 @@ class Tiling:
     def spread(self, grid: Array) -> Array:
         """Give one number a tile the axes of :meth:`blocks`: ``(tiles_0, 1, tiles_1, 1, ...)``."""
         return np.expand_dims(grid, self.inner_axes)
+
+    def require_fit(self, grid: Array, shape: tuple[int, ...]) -> None:
+        """Raise InputError if `grid` does not have :meth:`grid_shape`."""
+        if grid.shape != self.grid_shape(shape):
+            raise InputError(
+                f"a grid of shape {grid.shape} does not fit shape {shape} under {self.extents}: {self.grid_shape(shape)} is needed"
+            )
 
     def expand(self, grid: Array, shape: tuple[int, ...]) -> Array:
         """Repeat one number a tile over the tile's elements.
@@ -135,10 +168,7 @@ class Tiling:
         InputError
             If `grid` does not have :meth:`grid_shape`.
         """
-        if grid.shape != self.grid_shape(shape):
-            raise InputError(
-                f"a grid of shape {grid.shape} does not fit shape {shape} under {self.extents}: {self.grid_shape(shape)} is needed"
-            )
+        self.require_fit(grid, shape)
         for axis, (length, extent) in enumerate(zip(shape, self.extents, strict=True)):
             if extent is not None and extent > 1 and grid.shape[axis] > 1:
                 inside = (slice(None),) * axis + (slice(length),)

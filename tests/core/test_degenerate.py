@@ -184,6 +184,23 @@ def test_nan() -> None:
     assert (q.scale.tolist(), q.codes.tolist()) == ([[1.0]], [[2, 0, 3]])
 
 
+def test_errors_name_the_index_in_the_whole_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refquant.core.coding.SLAB", 4)
+    x, s = np.ones((6, 2), dtype=np.float32), spec("int4", scheme="sym_full", overflow="raise")
+    grid = Grid(scale=np.ones((6, 1), dtype=np.float32), zero=None)
+    x[5, 1] = 9
+    with pytest.raises(NumericalError, match=r"code 9 at index \(5, 1\)"):
+        encode(x, grid, s)
+    x[5, 1] = np.nan
+    with pytest.raises(InputError, match=r"NaN at index \(5, 1\)"):
+        fake_quantize(x, grid, s)
+    grid = Grid(scale=np.full((6, 1), LARGEST / 2, dtype=np.float32), zero=None)
+    codes = np.zeros((6, 2), dtype=np.int8)
+    codes[4, 1] = 3
+    with pytest.raises(NumericalError, match=r"code 3 at index \(4, 1\)"):
+        decode(codes, grid, s)
+
+
 def test_infinities() -> None:
     s = spec("int4", scheme="sym_full")
     with pytest.raises(InputError, match="an infinity"):

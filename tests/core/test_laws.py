@@ -13,7 +13,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from refquant.core import Grid, QuantSpec, Tiling, decode, encode, fake_quantize, find_scheme, fit_grid, spec
+from refquant.core import Grid, QuantSpec, Tiling, coding, decode, encode, fake_quantize, find_scheme, fit_grid, spec
+from refquant.core.coding import decision_margins, real_codes
 from refquant.errors import NumericalError
 from refquant.methods.grid.rtn import rtn
 from refquant.numerics.arrays import Array
@@ -245,6 +246,35 @@ def test_raising_means_that_saturation_would_have_acted(x: Array, s: QuantSpec, 
         return
     assert np.array_equal(kept, encode(other, grid, replace(s, overflow="saturate")))
     assert np.array_equal(kept, encode(other, grid, replace(s, overflow="wrap")))
+
+
+@given(x=matrices(), s=specs(mse=False), slab=st.integers(1, 20))
+@strict
+def test_coding_in_slabs_changes_nothing(x: Array, s: QuantSpec, slab: int) -> None:
+    _, codes, values = coded(x, s)
+    whole = coding.SLAB
+    try:
+        coding.SLAB = slab
+        grid, cut_codes, cut_values = coded(x, s)
+        assert np.array_equal(cut_codes, codes)
+        assert cut_values.tobytes() == values.tobytes()
+        assert decode(codes, grid, s, dtype=values.dtype).tobytes() == values.tobytes()
+    finally:
+        coding.SLAB = whole
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("zero", [None, 0, 2, 3])
+def test_margins_are_distances_to_another_code(rounding: Rounding, zero: int | None) -> None:
+    fine = 64
+    place = np.arange(-8 * fine, 8 * fine + 1) / fine
+    s = spec("int3", scheme="sym_full" if zero is None else "sym_gptq", rounding=rounding, tiling=Tiling((None,)))
+    offset = None if zero is None else np.float64(zero)
+    codes = real_codes(place, np.float64(1), offset, s)
+    margins = decision_margins(place, codes, np.float64(1), offset, s)
+    for i in range(3 * fine, len(place) - 3 * fine, 7):
+        other = np.flatnonzero(codes != codes[i])
+        assert margins[i] == pytest.approx(np.abs(place[other] - place[i]).min(), abs=1 / fine)
 
 
 @pytest.mark.parametrize("name", ["asym_incl0", "sym_gptq", "sym_narrow"])
