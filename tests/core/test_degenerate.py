@@ -229,6 +229,26 @@ def test_overflow_policies(overflow: str, codes: list[int]) -> None:
     assert encode(f32(-100.0), grid, spec("int4", scheme="sym_full", overflow=overflow)).tolist() == [codes[3:]]  # type: ignore[arg-type]
 
 
+def test_wrapping_is_exact_beyond_what_float32_can_count() -> None:
+    # Above 2^24 float32 has even numbers only: 16777218 - lo would be rounded before its remainder is taken.
+    s = spec("int4", scheme="sym_narrow", overflow="wrap")
+    grid = Grid(scale=f32(1.0), zero=None)
+    for code in (16777218, 16777222, -16777226, 2**30 + 128, -(2**40)):
+        wrapped = (code + 7) % 15 - 7
+        assert encode(f32(float(code)), grid, s).tolist() == [[wrapped]]
+
+
+def test_padding_of_a_ragged_tail_is_no_error_to_the_search() -> None:
+    # Under asym_omni the number 0, which pads the tail, may lie far from the grid; its error must not count.
+    rng = np.random.Generator(np.random.PCG64(8))
+    for _ in range(20):
+        x = (2 + rng.standard_normal((1, 20)) / 3).astype(np.float32)
+        s = spec("int3", scheme="asym_omni", group_size=16, mse=True)
+        alone = rtn(x[:, 16:], s)
+        assert rtn(x, s).scale[0, 1] == alone.scale[0, 0]
+        assert np.array_equal(rtn(x, s).codes[:, 16:], alone.codes)
+
+
 def test_clip_comes_before_cast() -> None:
     # Cast first, 300 would wrap to 44 in uint8 and -300 is undefined.
     grid = Grid(scale=f32(1.0), zero=np.array([[0]], dtype=np.uint8))
