@@ -70,6 +70,13 @@ def test_equal_numbers_of_one_sign() -> None:
     assert q.zero.tolist() == [[10_000]]  # type: ignore[union-attr]
 
 
+def test_omni_scales_stay_between_their_limits() -> None:
+    for top, scale, value in ((1e6, 1e4, 150_000.0), (3.0, 0.2, 3.0), (1e-6, 1e-5, 0.0)):
+        q = rtn(np.array([[0.0, top]]), spec("int4", scheme="asym_omni"))
+        assert float(q.scale[0, 0]) == scale
+        assert q.dequantize()[0, 1] == pytest.approx(value)
+
+
 def test_subnormal_ranges_are_not_flushed() -> None:
     # 30 units over 15 steps: a scale of 2 units, every even number of units is exact.
     x = np.array([[-10, 0, 2, 20]], dtype=np.float32) * np.float32(TINY)
