@@ -221,23 +221,23 @@ def damage_byte(path, position):
     path.write_bytes(data)
 
 
-FOLDERS = {
-    "no JSON": (lambda f: (f / "quantization.json").write_text("{"), ["quantization.json", "JSON"]),
-    "schema version": (lambda f: damage_description(f, schema_version=2), ["schema_version", "2", "1"]),
-    "another seed": (lambda f: damage_description(f, seed=7), ["quantization.json", "changed"]),
-    "codes": (lambda f: edit_codes(f), ["q_proj", "damaged"]),
-    "last byte": (lambda f: damage_byte(f / WEIGHTS, -1), [WEIGHTS[:5], "damaged"]),
-    "config": (lambda f: edit_config(f, rms_norm_eps=0.1), ["config.json", "damaged"]),
-    "truncated": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), [WEIGHTS]),
-}
-
-
 def edit_codes(folder):
     def flip(tensors):
         codes = tensors["model.transformer.blocks.0.q_proj.codes"]
         codes[0, 0] ^= 1
 
     edit_tensors(folder, flip)
+
+
+FOLDERS = {
+    "no JSON": (lambda f: (f / "quantization.json").write_text("{"), ["quantization.json", "JSON"]),
+    "schema version": (lambda f: damage_description(f, schema_version=2), ["schema_version", "2", "1"]),
+    "another seed": (lambda f: damage_description(f, seed=7), ["quantization.json", "changed"]),
+    "codes": (edit_codes, ["q_proj", "damaged"]),
+    "last byte": (lambda f: damage_byte(f / WEIGHTS, -1), [WEIGHTS[:5], "damaged"]),
+    "config": (lambda f: edit_config(f, rms_norm_eps=0.1), ["config.json", "damaged"]),
+    "truncated": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), [WEIGHTS]),
+}
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -279,7 +279,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "says"), WRONG, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(("typed", "says"), WRONG, ids=" ".join)
 def test_options_that_are_not_allowed(run, tmp_path, typed, says):
     refused(run, tmp_path, 2, says=says, typed=typed)
 

@@ -1,0 +1,71 @@
+"""Progress: shares of the work, expected time, one line every few seconds in a pipe, a bar on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from refquant.cli.progress import LINE_EVERY, Progress
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def piped():
+    return Console(file=io.StringIO(), force_terminal=False, width=20)
+
+
+def test_the_share_of_the_work_follows_costs(clock):
+    progress = Progress({"a": 1, "b": 3}, piped(), clock)
+    progress("a", 1, 2)
+    assert progress.fraction == 0.125
+    progress("b", 0, 5)
+    assert progress.fraction == 0.25
+    progress("blocks", 1, 2)  # belongs to the stage that is open
+    assert progress.fraction == 0.625
+    clock.now += 50
+    assert progress.left() == "about 0:30 left"
+    progress("b", 5, 5)
+    assert progress.fraction == 1
+
+
+def test_a_stage_without_a_cost_and_an_empty_stage_do_no_harm(clock):
+    progress = Progress({"a": 1}, piped(), clock)
+    progress.begin("unheard of")
+    progress("a", 0, 0)
+    assert progress.fraction == 1
+    assert Progress({}, piped(), clock).fraction == 0
+
+
+def test_a_pipe_gets_a_line_every_few_seconds(clock):
+    console = piped()
+    with Progress({"a": 1}, console, clock) as progress:
+        for step in range(100):
+            progress("a", step, 100)
+            clock.now += 0.5
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == pytest.approx(50 / LINE_EVERY, abs=1)
+    assert lines[1].startswith("[ 10%] a 10/100, 0:05, about 0:45 left")
+
+
+def test_a_terminal_gets_one_bar_that_goes_away(clock):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Progress({"quantize GPTQ": 1}, console, clock) as progress:
+        progress.begin("quantize GPTQ")
+        progress("blocks", 1, 4)
+        progress.bar.refresh()
+    text = console.file.getvalue()
+    assert "quantize GPTQ 1/4" in text
+    assert "25%" in text
+    assert text.endswith("\x1b[2K") or "\x1b[?25h" in text
