@@ -62,6 +62,15 @@ def test_a_row_of_subnormal_numbers_has_a_step_that_is_not_0(dtype):
 
 def test_a_softmax_that_exceeds_1_by_rounding_saturates():
     assert quantize_probabilities(np.array([1.000001], np.float32), 8)[0] == 1
+    assert quantize_probabilities(np.array([1.00001], np.float64), 16)[0] == 1  # 65535.66 steps
+
+
+def test_ties_go_to_the_even_step():
+    """[PROB-2] 1/30 in float64 is exactly half of 1/15; 0.5 is half of the single step of 1 bit."""
+    assert quantize_probabilities(np.array([0.5]), 1)[0] == 0
+    assert quantize_probabilities(np.array([[1.0, 0.5]]), 1, "row_max").tolist() == [[1, 0]]
+    assert quantize_probabilities(np.array([1 / 30]), 4)[0] == 0
+    assert quantize_probabilities(np.array([0.5]), 2)[0] == 2 / 3
 
 
 @given(st.integers(1, 12), st.sampled_from(["unit", "row_max"]), st.integers(0, 2**32))

@@ -73,7 +73,7 @@ def quantize_probabilities(p: Array, bits: int, range: Literal["unit", "row_max"
         scale = np.asarray(x.dtype.type(1) / steps)  # [PROB-1]
     elif range == "row_max":
         top = x.max(axis=-1, keepdims=True, initial=0)
-        scale = round_scale(np.where(top > 0, top, x.dtype.type(1)) / steps, x.dtype, "softmax output")
+        scale = round_scale(top / steps, x.dtype, "softmax output")  # never 0, so that a row of zeros stays zero
     else:
         raise UsageError(f"range is 'unit' or 'row_max', not {range!r}")
     rounded = np.minimum(round_to_integer(x / scale), steps) * scale  # [PROB-2]
