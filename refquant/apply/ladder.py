@@ -97,6 +97,7 @@ def run_ladder(
     sizes: Sizes,
     progress: Progress | None = None,
     workers: int = 1,
+    begin: Callable[[str], None] | None = None,
 ) -> Ladder:
     """Quantize every rung with every seed and evaluate all of them together.
 
@@ -110,6 +111,8 @@ def run_ladder(
     sizes : Sizes
     progress : callable, optional
     workers : int
+    begin : callable, optional
+        Called with a model's name (see :func:`model_names`) before it is quantized.
 
     Raises
     ------
@@ -127,6 +130,8 @@ def run_ladder(
         budget = one.states(rungs()["+ TMAS"].calibration).tokens
         tokens.append(budget)
         for label, recipe in rungs().items():
+            if begin is not None:
+                begin(_name(label, seed))
             limit = None if recipe.calibration.states == "tmas" else budget
             candidates[_name(label, seed)] = one.quantize(recipe, limit).attach(one.model)
     if reference is None:
@@ -149,6 +154,17 @@ def run_ladder(
         seeds=tuple(seeds),
         tokens=tuple(tokens),
     )
+
+
+def model_names(seeds: Sequence[int]) -> list[str]:
+    """Names of all models in the order in which they are quantized.
+
+    Examples
+    --------
+    >>> model_names([0])[:2]
+    ['RTN seed 0', 'GPTQ seed 0']
+    """
+    return [_name(label, seed) for seed in seeds for label in rungs()]
 
 
 def seed_mean(values: Sequence[float], arithmetic: Arithmetic = FAST) -> SeedMean:

@@ -18,6 +18,7 @@ from refquant.errors import InputError, RefquantError
 COMMANDS = {
     "quantize": "Quantize a model by a recipe and compare it with full precision, RTN and GPTQ.",
     "evaluate": "Compare a quantized folder with full precision on held-out texts and tasks.",
+    "study": "Repeat an experiment over seeds and write it down, with intervals.",
     "generate": "Answer a prompt, showing the tokens as they fill in.",
     "methods": "List the methods and recipes.",
     "explain": "Print the card of a method, or a recipe with a comment at every field.",

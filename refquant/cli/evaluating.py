@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import RenderableType
+from threadpoolctl import threadpool_limits
 
 import model
 from model import Tokenizer, Transformer
@@ -81,11 +82,16 @@ def run_evaluation(
     seed: int,
     progress: Progress,
 ) -> Evaluation:
-    """Evaluate on all processors there are; how many does not change a number."""
-    return evaluate(reference, candidates, tokenizer, data, sizes, seed, progress, reference_name=REFERENCE, workers=_processors())
+    """Evaluate on all processors there are; how many does not change a number.
+
+    Each worker gets one BLAS thread: the products are small, and threads that wait for each other cost more than they bring.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        return evaluate(reference, candidates, tokenizer, data, sizes, seed, progress, reference_name=REFERENCE, workers=processors())
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
