@@ -80,11 +80,20 @@ def poisoned(array):
 DAMAGE = {
     "missing": (lambda t: t.pop(V), f"1 of the 41 tensors that the config asks for are missing: {V}"),
     "many missing": (lambda t: [t.pop(name) for name in list(t)[:5]], "5 of the 41 tensors .*, \\.\\.\\."),
-    "unexpected": (put("extra.weight", lambda _: np.zeros(2, np.float32)), "1 unexpected in a model of this config: extra.weight"),
-    "shape": (put(V, lambda a: np.ascontiguousarray(a.T)), rf"{V} has shape \(48, 24\); the config asks for \(24, 48\)"),
+    "unexpected": (
+        put("extra.weight", lambda _: np.zeros(2, np.float32)),
+        "1 unexpected in a model of this config: extra.weight",
+    ),
+    "shape": (
+        put(V, lambda a: np.ascontiguousarray(a.T)),
+        rf"{V} has shape \(48, 24\); the config asks for \(24, 48\)",
+    ),
     "nan": (put(V, poisoned), rf"{V}\[3, 5\] is nan; allowed: finite numbers"),
     "inf": (put("model.transformer.ln_f.bias", lambda a: a + np.float32(np.inf)), r"ln_f.bias\[0\] is inf"),
-    "integers": (put(V, lambda a: a.astype(np.int8)), f"{V} is stored as int8; allowed for float32: float32, float16, bfloat16"),
+    "integers": (
+        put(V, lambda a: a.astype(np.int8)),
+        f"{V} is stored as int8; allowed for float32: float32, float16, bfloat16",
+    ),
     "float64": (put(V, lambda a: a.astype(np.float64)), f"{V} is stored as float64; allowed for float32"),
 }
 
@@ -100,7 +109,9 @@ def test_tensors(folder, change, message):
 
 def test_float64_weights_load_as_float64(folder):
     rewrite(folder, put(V, lambda a: a.astype(np.float64) + 1e-12))
-    assert model.load(folder, "float64").parameters[V][0, 0] != np.float32(model.load(folder, "float64").parameters[V][0, 0])
+    assert model.load(folder, "float64").parameters[V][0, 0] != np.float32(
+        model.load(folder, "float64").parameters[V][0, 0]
+    )
 
 
 def test_rotary_buffers_of_other_tools_are_ignored(folder):

@@ -69,13 +69,27 @@ ALONE = {
     "sequential": {"block_type": "sequential"},
     "sequential relu": {"block_type": "sequential", "activation_type": "relu", "include_bias": True},
     "sequential swiglu": {"block_type": "sequential", "activation_type": "swiglu", "include_bias": True},
-    "sequential swiglu by ratio": {"block_type": "sequential", "activation_type": "swiglu", "mlp_hidden_size": None, "mlp_ratio": 3},
+    "sequential swiglu by ratio": {
+        "block_type": "sequential",
+        "activation_type": "swiglu",
+        "mlp_hidden_size": None,
+        "mlp_ratio": 3,
+    },
     "sequential qkv bias": {"block_type": "sequential", "include_qkv_bias": True},
     "sequential q k norm": {"block_type": "sequential", "attention_layer_norm": True, "n_kv_heads": 1},
     "q k norm": {"attention_layer_norm": True},
     "q k norm without gain": {"attention_layer_norm": True, "attention_layer_norm_with_affine": False},
-    "q k norm is the only one with gain": {"attention_layer_norm": True, "layer_norm_with_affine": False, "include_bias": True},
-    "q k layer norm, grouped": {"attention_layer_norm": True, "layer_norm_type": "default", "n_heads": 4, "n_kv_heads": 2},
+    "q k norm is the only one with gain": {
+        "attention_layer_norm": True,
+        "layer_norm_with_affine": False,
+        "include_bias": True,
+    },
+    "q k layer norm, grouped": {
+        "attention_layer_norm": True,
+        "layer_norm_type": "default",
+        "n_heads": 4,
+        "n_kv_heads": 2,
+    },
     "grouped queries": {"n_heads": 4, "n_kv_heads": 2},
     "one kv head": {"n_heads": 4, "n_kv_heads": 1},
     "multi query": {"n_heads": 4, "multi_query_attention": True},
@@ -109,9 +123,20 @@ def test_mask(mask, tmp_path):
 def test_defaults_of_absent_keys_are_those_of_the_class(tmp_path):
     # Everything left out that has a default: sequential swiglu blocks, LayerNorm, tied head, 4 * d_model, 50304 rows.
     config = model.Config.from_dict({"model_type": "llada", "rope": True})
-    assert (config.d_model, config.n_layers, config.n_heads, config.kv_heads, config.mlp_width) == (768, 12, 12, 12, 3072)
+    assert (config.d_model, config.n_layers, config.n_heads, config.kv_heads, config.mlp_width) == (
+        768,
+        12,
+        12,
+        12,
+        3072,
+    )
     assert (config.block_type, config.activation_type, config.layer_norm_type) == ("sequential", "swiglu", "default")
-    assert (config.embedding_rows, config.vocab_size, config.weight_tying, config.norm_bias) == (50304, 50257, True, False)
+    assert (config.embedding_rows, config.vocab_size, config.weight_tying, config.norm_bias) == (
+        50304,
+        50257,
+        True,
+        False,
+    )
     assert (config.rope_theta, config.mask_token_id, config.mlp_out_width) == (10000.0, 50256, 1536)
     few = {"rope": True, "d_model": 8, "n_heads": 2, "n_layers": 1, "vocab_size": 5, "embedding_size": None}
     same = {"layer_norm_type": "default", "activation_type": "swiglu", "block_type": "sequential", "weight_tying": True}
@@ -169,11 +194,23 @@ REFUSED = {
     "alibi": ({"alibi": True}, "alibi is True; allowed: false only"),
     "no rope": ({"rope": False}, "rope is False; allowed: true only"),
     "parallel": ({"block_type": "parallel"}, "block_type is 'parallel'; allowed: llama, sequential"),
-    "swiglu in llama": ({"activation_type": "swiglu"}, "activation_type is 'swiglu' in block_type 'llama'; allowed there: silu, gelu, relu"),
-    "norm": ({"layer_norm_type": "amd_compatible"}, "layer_norm_type is 'amd_compatible'; allowed: rms, gemma_rms, default, low_precision"),
+    "swiglu in llama": (
+        {"activation_type": "swiglu"},
+        "activation_type is 'swiglu' in block_type 'llama'; allowed there: silu, gelu, relu",
+    ),
+    "norm": (
+        {"layer_norm_type": "amd_compatible"},
+        "layer_norm_type is 'amd_compatible'; allowed: rms, gemma_rms, default, low_precision",
+    ),
     "activation": ({"activation_type": "tanh"}, "activation_type is 'tanh'; allowed: silu, gelu, relu, swiglu"),
-    "kv heads": ({"n_heads": 4, "n_kv_heads": 2, "multi_query_attention": True}, "n_kv_heads is 2 with multi_query_attention true; allowed: 1"),
-    "kv denied": ({"n_heads": 4, "n_kv_heads": 2, "multi_query_attention": False}, "n_kv_heads is 2 with multi_query_attention false; allowed: 4"),
+    "kv heads": (
+        {"n_heads": 4, "n_kv_heads": 2, "multi_query_attention": True},
+        "n_kv_heads is 2 with multi_query_attention true; allowed: 1",
+    ),
+    "kv denied": (
+        {"n_heads": 4, "n_kv_heads": 2, "multi_query_attention": False},
+        "n_kv_heads is 2 with multi_query_attention false; allowed: 4",
+    ),
     "kv divisor": ({"n_heads": 4, "n_kv_heads": 3}, "n_kv_heads is 3 with n_heads 4; allowed: a divisor of n_heads"),
     "heads": ({"n_heads": 3}, "d_model is 8 with n_heads 3; allowed: a multiple of n_heads"),
     "odd heads": ({"n_heads": 8}, "d_model / n_heads is 1; allowed: an even number"),
@@ -216,7 +253,14 @@ def test_other_architectures_are_refused_without_a_model_type():
 
 
 def test_keys_that_change_nothing_are_tolerated():
-    extra = {"auto_map": {"AutoModel": "x"}, "init_fn": "?", "attention_dropout": 0.9, "alibi_bias_max": None, "use_cache": True, "flash_attention": True}
+    extra = {
+        "auto_map": {"AutoModel": "x"},
+        "init_fn": "?",
+        "attention_dropout": 0.9,
+        "alibi_bias_max": None,
+        "use_cache": True,
+        "flash_attention": True,
+    }
     assert model.Config.from_dict({**SMALL, **extra}) == model.Config.from_dict(SMALL)
 
 

@@ -69,7 +69,11 @@ def runs(draw):
 @given(runs(), st.sampled_from(["plain", "no eos", "doubtful"]))
 def test_every_state_is_that_of_the_loops(run, switch):
     prompt, gen, block, steps, seed = run
-    given_switches = {"plain": {}, "no eos": {"logits_eos_inf": True}, "doubtful": {"confidence_eos_eot_inf": True, "eot_id": 2}}
+    given_switches = {
+        "plain": {},
+        "no eos": {"logits_eos_inf": True},
+        "doubtful": {"confidence_eos_eot_inf": True, "eot_id": 2},
+    }
     for_loops = {"plain": {}, "no eos": {"eos": 1}, "doubtful": {"doubtful": (1, 2)}}
     states = []
     model.generate(
@@ -103,7 +107,15 @@ def test_steps_tell_the_whole_story(run):
         assert not (step.committed & ~step.masked).any()
         assert not step.committed[:, len(prompt) + (step.block + 1) * block :].any()
         np.testing.assert_array_equal(step.after, np.where(step.committed, step.predicted, step.before))
-        for array in (step.before, step.after, step.logits, step.confidence, step.committed, step.masked, step.predicted):
+        for array in (
+            step.before,
+            step.after,
+            step.logits,
+            step.confidence,
+            step.committed,
+            step.masked,
+            step.predicted,
+        ):
             assert not array.flags.writeable
         previous = step.after
     assert number == steps - 1
@@ -153,7 +165,9 @@ def test_guidance_masks_the_prompt_only_and_tiles_the_padding_mask():
 def test_gumbel_noise_is_added_to_logits():
     m, temperature = MadeUp(5), 0.7
     for step, again in zip(
-        model.denoise(m, [[0]], gen_length=4, block_length=4, steps=4, temperature=temperature, rng=np.random.default_rng(9)),
+        model.denoise(
+            m, [[0]], gen_length=4, block_length=4, steps=4, temperature=temperature, rng=np.random.default_rng(9)
+        ),
         [np.random.default_rng(9).random((4, 1, 5, ROWS))] * 4,
         strict=True,
     ):

@@ -9,9 +9,7 @@ from tests.model.golden import RICH, VARIANTS, Replay, expected, loaded, setting
 
 CASES = [(variant, case) for variant in VARIANTS for case in settings(variant)["generate"]]
 NAMES = [f"{variant}-{case['name']}" for variant, case in CASES]
-KEYWORDS = (
-    "gen_length block_length steps temperature cfg_scale remasking logits_eos_inf confidence_eos_eot_inf eos_id eot_id".split()
-)
+KEYWORDS = "gen_length block_length steps temperature cfg_scale remasking logits_eos_inf confidence_eos_eot_inf eos_id eot_id".split()
 
 
 def arguments(variant, case):

@@ -72,7 +72,12 @@ def test_chat_template():
     wanted = "<|startoftext|>" + head.format("user") + "Hello<|eot_id|>" + head.format("assistant")
     assert model.chat_prompt(one) == wanted
     assert model.chat_prompt(one, first=False) == wanted.removeprefix("<|startoftext|>")
-    several = [{"role": "system", "content": "S"}, *one, {"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}]
+    several = [
+        {"role": "system", "content": "S"},
+        *one,
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "B"},
+    ]
     turns = "".join(head.format(m["role"]) + m["content"].strip() + "<|eot_id|>" for m in several)
     assert model.chat_prompt(several) == "<|startoftext|>" + turns + head.format("assistant")
 
