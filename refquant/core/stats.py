@@ -51,7 +51,7 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
         token, feature = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
         raise InputError(f"calibration input {token} holds {rows[token, feature]} at feature {feature}; a Hessian needs finite numbers")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        gram = arithmetic.gram(rows)
+        gram = arithmetic.gram(rows)  # [GPTQ-1]
     return _finite_hessian(gram)
 
 
