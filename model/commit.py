@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from model.transformer import Transformer
+from refquant.errors import UsageError
 from refquant.numerics.arrays import Array
 from refquant.numerics.ordering import argsort_descending
 
@@ -35,6 +36,12 @@ class Rules:
     no_eos: int | None  # never predicted (logits_eos_inf)
     doubtful: tuple[int, int] | None  # (eos, eot): predicted, but with no confidence (confidence_eos_eot_inf)
     rng: Uniforms | None
+
+    def draw(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Draw uniform numbers; ``UsageError`` without a generator."""
+        if self.rng is None:
+            raise UsageError("rng is None; allowed here: a numpy.random.Generator, as this run draws numbers")
+        return np.asarray(self.rng.random(shape, dtype))
 
 
 def commit_schedule(masks: Array, steps: int) -> Array:
@@ -99,27 +106,25 @@ def predict(m: Transformer, logits: Array, rules: Rules) -> tuple[Array, Array]:
     if rules.temperature == 0:
         predicted = np.argmax(logits, axis=-1)
     else:
-        assert rules.rng is not None  # noqa: S101  (the sampler checks its settings before it runs)
-        predicted = np.argmax(_gumbel(m, logits, rules.temperature, rules.rng), axis=-1)
+        predicted = np.argmax(_gumbel(m, logits, rules), axis=-1)
     if rules.doubtful is not None:
         eos, eot = rules.doubtful
         logits[..., eot] = -np.inf
         if rules.temperature == 0:  # the script's noisy logits are then the logits themselves, so both ids are struck
             logits[..., eos] = -np.inf
     if rules.remasking == "random":
-        assert rules.rng is not None  # noqa: S101  (the sampler checks its settings before it runs)
-        return predicted, np.asarray(rules.rng.random(predicted.shape, np.float32))
+        return predicted, rules.draw(predicted.shape, np.float32)
     shifted = m.arithmetic.exp(logits - np.max(logits, axis=-1, keepdims=True))  # softmax, in the logits' own dtype
     chosen = np.take_along_axis(shifted, predicted[..., None], axis=-1)[..., 0]
     return predicted, np.asarray(chosen / m.arithmetic.sum(shifted, axis=-1))
 
 
-def _gumbel(m: Transformer, logits: Array, temperature: float, rng: Uniforms) -> Array:
+def _gumbel(m: Transformer, logits: Array, rules: Rules) -> Array:
     """``exp(logits) / (-ln U)^temperature`` in float64; its argmax is that of ``logits - temperature ln(-ln U)``."""
-    uniform = np.asarray(rng.random(logits.shape, np.float64))
+    uniform = rules.draw(logits.shape, np.float64)
     # U = 0 gives an infinite divisor, hence 0: never chosen. Logits above 709 overflow to infinity, as they do in the script.
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        noise = m.arithmetic.power(-m.arithmetic.log(uniform), temperature)
+        noise = m.arithmetic.power(-m.arithmetic.log(uniform), rules.temperature)
         return np.asarray(m.arithmetic.exp(logits.astype(np.float64)) / noise)
 
 

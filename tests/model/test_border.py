@@ -123,7 +123,7 @@ def test_rotary_buffers_of_other_tools_are_ignored(folder):
 def test_a_head_beside_a_tied_embedding(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "weight_tying": True}))
-    with pytest.raises(InputError, match="ff_out.bias, model.transformer.ff_out.weight; weight_tying is true"):
+    with pytest.raises(InputError, match=r"ff_out.bias, model.transformer.ff_out.weight; weight_tying is true"):
         model.load(folder)
 
 

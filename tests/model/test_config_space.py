@@ -1,5 +1,6 @@
 """Every architectural switch, alone and in random combinations, against a second implementation in plain loops."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -240,6 +241,12 @@ def test_refused(changes, message):
         model.Config.from_dict({**SMALL, **changes}, where="here.json")
     assert str(caught.value).startswith("here.json: " + message)
     assert "\n" not in str(caught.value)
+
+
+def test_every_key_is_checked():
+    from model import config
+
+    assert set(config._CHECKS) == {field.name for field in dataclasses.fields(model.Config)}
 
 
 def test_absent_rope_is_false():

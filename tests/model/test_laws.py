@@ -158,7 +158,7 @@ def test_replacing_leaves_the_old_model_alone_and_reaches_only_what_is_named():
     m, keep, before = loaded(RICH, "float32"), model.Keep(), model.Keep()
     wanted = m.logits(IDS, observer=before)
     name = m.linear_groups(1)[1][0]
-    other = m.replace({name: lambda x: np.zeros_like(x)})
+    other = m.replace({name: np.zeros_like})
     assert np.abs(other.logits(IDS, observer=keep) - wanted).max() > 0.1
     np.testing.assert_array_equal(m.logits(IDS), wanted)
     np.testing.assert_array_equal(keep.last(name + ".input"), before.last(name + ".input"))
@@ -187,9 +187,9 @@ def test_attention_products_get_probabilities_and_values():
 
 def test_replacing_what_does_not_exist():
     m = loaded(RICH, "float32")
-    with pytest.raises(UsageError, match="there is no linear 'model.transformer.ff_out' to replace"):
+    with pytest.raises(UsageError, match=r"there is no linear 'model.transformer.ff_out' to replace"):
         m.replace({"model.transformer.ff_out": lambda x: x})
-    with pytest.raises(UsageError, match="there is no block 3 .* allowed: 0 to 2"):
+    with pytest.raises(UsageError, match=r"there is no block 3 .* allowed: 0 to 2"):
         m.replace(attention_products={3: model.DenseAttentionProduct()})
 
 
