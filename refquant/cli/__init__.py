@@ -46,6 +46,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        # First of all, since it finds out whether `model` is ours: a user's file of that name must not even be run.
+        importlib.import_module("refquant.apply")
         command: click.Command = importlib.import_module(f"refquant.cli.{cmd_name}").command
         return command
 
@@ -82,8 +84,10 @@ def _run() -> int:
         code = group.main(prog_name="refquant", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except SystemExit:  # click's answer to a broken pipe, and to nothing else in this mode
-        return _silenced(sys.stdout)
+    except SystemExit as finished:
+        if isinstance(finished.__context__, BrokenPipeError):  # click's answer to it
+            return _silenced(sys.stdout)
+        raise
     except BrokenPipeError:
         return _silenced(sys.stdout)
     except click.ClickException as error:

@@ -182,10 +182,10 @@ def _costs(run: _Run, rows: dict[str, Recipe]) -> dict[str, float]:
     plan = run.recipe.calibration
     tokens = plan.samples * 100 / 1e6
     if run.recipe.needs_calibration and plan.states in ("rollout", "tmas"):
-        costs["rollouts"] = plan.prompts * plan.gen_length * 100 / 1e6
+        costs["rollouts"] = 1.5 * plan.prompts * plan.gen_length * 100 / 1e6
     for label, row in rows.items():
         if label != run.own or run.existing is None:
-            costs[f"quantize {label}"] = {"gptq": 30.0}.get(row.weights.method, 6.0) * (tokens if row.needs_calibration else 0.001)
+            costs[f"quantize {label}"] = {"gptq": 25.0}.get(row.weights.method, 12.0) * (tokens if row.needs_calibration else 0.001)
     costs["save and reload"] = 0.01
     return costs | evaluation_costs(run.data, run.sizes, len(rows) + 1)
 

@@ -37,7 +37,9 @@ def card_lines(card: Card) -> Iterable[str]:
     yield from _part("Needs", card.inputs)
     yield "Equations"
     for equation in card.equations:
-        yield from textwrap.wrap(f"[{equation.label}]  {equation.text}", WIDTH, initial_indent="  ", subsequent_indent="      ")
+        yield from textwrap.wrap(
+            f"[{equation.label}]  {equation.text}", WIDTH, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
+        )
     yield ""
     yield from _part("Departures from the authors' code, and readings where the paper is silent", card.departures)
     yield from _part("Guarantees", card.guarantees)
@@ -50,7 +52,8 @@ def _part(heading: str, entries: Iterable[str]) -> Iterable[str]:
     entries = list(entries)
     yield heading
     for entry in entries or ["none"]:
-        yield from textwrap.wrap(entry, WIDTH, initial_indent="  - " if len(entries) > 1 else "  ", subsequent_indent="    ")
+        bullet = "  - " if len(entries) > 1 else "  "
+        yield from textwrap.wrap(entry, WIDTH, initial_indent=bullet, subsequent_indent="    ", break_on_hyphens=False)
     yield ""
 
 

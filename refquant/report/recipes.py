@@ -49,7 +49,7 @@ def _fields(kind: type, values: dict[str, Any]) -> str:
 
 
 def _comment(text: str) -> str:
-    return "".join(f"# {line}\n" for line in textwrap.wrap(text, WIDTH - 2))
+    return "".join(f"# {line}\n" for line in textwrap.wrap(text, WIDTH - 2, break_on_hyphens=False))
 
 
 def _summary(kind: type) -> str:

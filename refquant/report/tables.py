@@ -88,7 +88,7 @@ def likelihood_table(evaluation: Evaluation, footprints: Mapping[str, Footprint]
     return _section(
         "Held-out texts: NLL bound, nats a token",
         table,
-        "KL(full precision || row) in nats; flips: share of other argmaxes; bits: a weight, scales and zeros counted",
+        "KL(full precision || row) in nats; flips: share of other argmaxes; bits: a weight, all counted",
     )
 
 
@@ -178,7 +178,7 @@ def footprint_table(footprints: Mapping[str, Footprint]) -> Group:
     return _section(
         "True bits per weight",
         table,
-        "whole model: embedding, head and norms as stored, and static scales, too; size: packed without padding",
+        "whole model: embedding, head, norms and static scales too; size: packed without padding",
     )
 
 

@@ -36,9 +36,9 @@ def test_settings_reach_the_sampler(run):
 
 
 def test_a_quantized_folder_answers_as_it_is(run, quantized, checkpoint):
-    typed = ["--prompt", PROMPT, "--gen-length", 6]
+    typed = ["--prompt", PROMPT, "--gen-length", 24]
     ran = run("generate", quantized, *typed)
-    assert ran.out == expected(quantized, 6, block_length=6, steps=6)
+    assert ran.out == expected(quantized, 24, block_length=24, steps=24)
     assert ran.out != run("generate", checkpoint, *typed).out
 
 

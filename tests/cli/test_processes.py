@@ -70,8 +70,8 @@ def test_a_disk_that_is_full(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_an_interrupt_leaves_nothing_behind(checkpoint, tmp_path):
-    process = start("quantize", checkpoint, "--full", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_an_interrupt_leaves_nothing_behind(tmp_path):
+    process = start("quantize", "--full", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     first = process.stderr.readline()  # the first line of progress: the work has begun
     assert "%" in first
     time.sleep(0.5)
