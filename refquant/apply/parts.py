@@ -77,7 +77,7 @@ class Tokens:
         All alike, or CGQ's weights.
     power, visible_weight, masked_weight, visible_confidence
         As in :func:`refquant.certainty_weights`.
-    confidence : {"argmax", "final_token"}
+    confidence : {"argmax", "final_token", "margin"}
         Whose probability s is: of the likeliest token, or of the token that ends up at that position.
     """
 
@@ -86,7 +86,7 @@ class Tokens:
     visible_weight: NotNegative = 0.7
     masked_weight: NotNegative = 1.0
     visible_confidence: Literal["zero", "model", "one"] = "zero"
-    confidence: Literal["argmax", "final_token"] = "argmax"
+    confidence: Literal["argmax", "final_token", "margin"] = "argmax"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +218,7 @@ class Calibration:
     tokens_per_step: Count = 1
     temperature: NotNegative = 0.0
     proportions: tuple[NotNegative, ...] = (0.3, 0.2, 0.2, 0.3)
-    bins: Literal["time", "mask_ratio"] = "time"
+    bins: Literal["time", "mask_ratio", "block_ratio"] = "time"
     joint: bool = False
     min_distinct: Annotated[float, Meta(ge=0, le=1)] = 0.1
 

@@ -16,7 +16,7 @@ from model import Transformer
 from refquant.apply.corpus import CalibrationLine, split_line
 from refquant.apply.recipe import Calibration
 from refquant.apply.rollout import Rollout, roll_out
-from refquant.errors import InputError
+from refquant.errors import InputError, UsageError
 from refquant.methods.diffusion.tmas import tmas
 from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.draws import permutation, sample_without_replacement, uniforms
@@ -188,8 +188,8 @@ def state_confidences(m: Transformer, states: Sequence[CalibrationState], whose:
     ----------
     m : Transformer
     states : sequence of CalibrationState
-    whose : {"argmax", "final_token"}
-        Probability of the likeliest token, or of the token that stands there in the end.
+    whose : {"argmax", "final_token", "margin"}
+        Probability of the likeliest token; of the token that stands there in the end; or of the likeliest minus the second likeliest.
     batch_tokens : int
         Tokens a forward pass at the most.
     """
@@ -198,10 +198,23 @@ def state_confidences(m: Transformer, states: Sequence[CalibrationState], whose:
         logits = m.logits(np.stack([states[i].ids for i in batch])).astype(np.float64)
         probabilities = m.arithmetic.softmax(logits)
         final = np.stack([states[i].final_ids for i in batch])
-        picked = probabilities.max(axis=-1) if whose == "argmax" else np.take_along_axis(probabilities, final[..., None], -1)[..., 0]
+        picked = _confidence(probabilities, final, whose)
         for row, index in enumerate(batch):
             found[index] = np.minimum(picked[row], 1.0)
     return [array for array in found if array is not None]
+
+
+def _confidence(probabilities: Array, final: Array, whose: str) -> Array:
+    """One number a position from ``[B, T, rows]``."""
+    match whose:
+        case "argmax":
+            return np.asarray(probabilities.max(axis=-1))
+        case "final_token":
+            return np.asarray(np.take_along_axis(probabilities, final[..., None], -1)[..., 0])
+        case "margin":
+            second, first = np.moveaxis(np.sort(probabilities, axis=-1, kind="stable")[..., -2:], -1, 0)
+            return np.asarray(first - second)
+    raise UsageError(f"confidence is 'argmax', 'final_token' or 'margin', not {whose!r}")
 
 
 def batches(states: Sequence[CalibrationState], batch_tokens: int) -> Iterable[list[int]]:

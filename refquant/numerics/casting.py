@@ -77,8 +77,8 @@ def smallest_positive(dtype: np.dtype[Any]) -> float:
 def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
     """Round positive scales to the dtype they are stored in (nearest, ties to even).
 
-    A scale that underflows to zero becomes the smallest positive number that both its dtype and `dtype` hold, so that no division by zero can occur. (The
-    new scale is at least twice the old one: the tile's numbers use fewer codes, and none is clipped.)
+    A scale that underflows to zero becomes the smallest positive number that both its dtype and `dtype` hold, so that no division by zero
+    can occur. (The new scale is at least twice the old one: the tile's numbers use fewer codes, and none is clipped.)
 
     Parameters
     ----------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from refquant.apply.ladder import LEVEL, MEASURES, Ladder, SeedMean, rungs
 
-
 NOTES = """\
 NLL difference: bound in nats per token, quantized minus full precision on the same masks. KL: full precision to quantized, at masked
 positions. Flips: share of masked positions with another argmax. Errors: relative squared error of the logits along denoising
@@ -32,11 +31,11 @@ def ladder_markdown(ladder: Ladder, title: str) -> str:
 
 
 def _used(ladder: Ladder) -> str:
-    used = ladder.evaluation.used
+    used, seeds, tokens = ladder.evaluation.used, ", ".join(map(str, ladder.seeds)), ", ".join(map(str, ladder.tokens))
     return "\n".join(
         [
-            f"Mean over {len(ladder.seeds)} calibration seeds ({', '.join(map(str, ladder.seeds))}) with Student's {LEVEL:.0%} interval. Every",
-            f"rung of a seed uses the same number of calibration tokens ({', '.join(map(str, ladder.tokens))}). Evaluated on {used.texts}",
+            f"Mean over {len(ladder.seeds)} calibration seeds ({seeds}) with Student's {LEVEL:.0%} interval. Every",
+            f"rung of a seed uses the same number of calibration tokens ({tokens}). Evaluated on {used.texts}",
             f"held-out texts x {used.masks} masks, {used.items} task items and {used.trajectories} trajectories, the same for every model",
             f"(evaluation seed {used.seed}).",
         ]

@@ -92,7 +92,7 @@ WRONG = [
     ({"tokens": {"visible_weight": -1.0}}, "visible_weight"),
     ({"tokens": {"masked_weight": float("inf")}}, "masked_weight"),
     ({"tokens": {"visible_confidence": "half"}}, "visible_confidence"),
-    ({"tokens": {"confidence": "margin"}}, "confidence"),
+    ({"tokens": {"confidence": "entropy"}}, "confidence"),
     ({"activations": {"method": "dynamic"}}, "method"),
     ({"activations": {"bits": 32}}, "bits"),
     ({"activations": {"scheme": "x"}}, "scheme"),

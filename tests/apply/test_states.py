@@ -190,7 +190,7 @@ def test_a_model_without_a_mask_token_draws_no_masks():
 # Confidences.
 
 
-@pytest.mark.parametrize("whose", ["argmax", "final_token"])
+@pytest.mark.parametrize("whose", ["argmax", "final_token", "margin"])
 @pytest.mark.parametrize("batch_tokens", [4096, 20])
 def test_confidences_by_hand(whose, batch_tokens):
     states = states_of()
@@ -199,8 +199,13 @@ def test_confidences_by_hand(whose, batch_tokens):
     for c, s in zip(found, states, strict=True):
         logits = M.logits(s.ids[None])[0]
         p = scipy.special.softmax(logits, axis=-1)
-        expected = p.max(-1) if whose == "argmax" else [p[t, token] for t, token in enumerate(s.final_ids)]
-        np.testing.assert_allclose(c, expected, rtol=1e-12)
+        in_order = np.sort(p, axis=-1)
+        expected = {
+            "argmax": in_order[:, -1],
+            "final_token": [p[t, token] for t, token in enumerate(s.final_ids)],
+            "margin": in_order[:, -1] - in_order[:, -2],
+        }[whose]
+        np.testing.assert_allclose(c, expected, rtol=1e-12, atol=1e-15)
         assert c.dtype == np.float64
         assert (c <= 1).all()
 

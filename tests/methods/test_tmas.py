@@ -94,6 +94,13 @@ def quarter_of_masks(s):
     return min(int(Fraction(s.response - s.masked, s.response) * 4), 3)
 
 
+def quarter_of_block(s):
+    return min(int(Fraction(s.block_length - s.block_masked, s.block_length) * 4), 3)
+
+
+RULES = {"time": quarter_of_time, "mask_ratio": quarter_of_masks, "block_ratio": quarter_of_block}
+
+
 class TestChoice:
     @settings(max_examples=60)
     @given(
@@ -102,7 +109,7 @@ class TestChoice:
         steps=st.sampled_from([4, 8, 16]),
         share=st.floats(0.01, 1),
         joint=st.booleans(),
-        bins=st.sampled_from(["time", "mask_ratio"]),
+        bins=st.sampled_from(sorted(RULES)),
         thinned=st.booleans(),
     )
     def test_same_as_in_loops(self, seed, prompts, steps, share, joint, bins, thinned):
@@ -113,8 +120,7 @@ class TestChoice:
             states = [s for s, k in zip(states, keep, strict=True) if k] or states
         samples = max(1, int(share * len(states)))
         found = tmas(states, samples, Generator(PCG64(seed)), joint=joint, bins=bins)
-        rule = quarter_of_time if bins == "time" else quarter_of_masks
-        assert found == chosen_in_loops(states, samples, Words(PCG64(seed)), rule, joint)
+        assert found == chosen_in_loops(states, samples, Words(PCG64(seed)), RULES[bins], joint)
         assert len(set(found)) == samples
 
     @pytest.mark.parametrize("kind", [PCG64, Philox])
@@ -154,6 +160,14 @@ class TestChoice:
         assert tmas(states, 1, rng, proportions=(1, 0, 0, 0), bins="mask_ratio") == [1]
         assert tmas(states, 1, rng, proportions=(0, 0, 1, 0), bins="mask_ratio") == [0]
 
+    def test_bins_inside_every_block(self):
+        """[TMAS-1] Late in time, but the second block has only begun."""
+        early = RecordedState(prompt=0, step=5, steps=8, block=1, block_masked=4, block_length=4, masked=4, response=8)
+        late = RecordedState(prompt=1, step=3, steps=8, block=0, block_masked=1, block_length=4, masked=5, response=8)
+        rng = np.random.default_rng(0)
+        assert tmas([early, late], 1, rng, proportions=(1, 0, 0, 0), bins="block_ratio") == [0]
+        assert tmas([early, late], 1, rng, proportions=(0, 0, 0, 1), bins="block_ratio") == [1]
+
     def test_prompts_are_balanced(self):
         """Every prompt stands in every stratum with more states than are needed: counts differ by at most 1."""
         states = rollout(prompts=5, steps=64, length=64, block_length=16)
@@ -185,7 +199,7 @@ class TestChoice:
 
     def test_a_complete_response_belongs_to_the_last_bin(self):
         done = RecordedState(prompt=0, step=8, steps=8, block=0, block_masked=0, block_length=8, masked=0, response=8)
-        for bins in ("time", "mask_ratio"):
+        for bins in ("time", "mask_ratio", "block_ratio"):
             assert tmas([done], 1, np.random.default_rng(0), proportions=(0, 0, 0, 1), bins=bins, joint=True) == [0]
 
     def test_all_states_can_be_taken(self):
@@ -221,7 +235,7 @@ def test_impossible_states_are_refused(change):
         ({"proportions": (0, 0)}, UsageError, "not all 0"),
         ({"proportions": ()}, UsageError, r"got \(\)"),
         ({"proportions": (-1, 2)}, UsageError, "not negative"),
-        ({"bins": "space"}, UsageError, "bins is 'time' or 'mask_ratio', not 'space'"),
+        ({"bins": "space"}, UsageError, "bins is 'time', 'mask_ratio' or 'block_ratio', not 'space'"),
     ],
 )
 def test_refused(change, error, message):

@@ -3,7 +3,7 @@
 A masked diffusion model meets states from "all masked" to "complete". TMAS records rollouts of the full-precision model and draws
 calibration states so that time and mask ratio are covered, more densely at both ends.
 
-[TMAS-1]  bins: four equal parts of a trajectory by time, tau = step / steps (or by the share of the response that is masked).
+[TMAS-1]  bins: four equal parts of a trajectory by time, tau = step / steps (or by the masked share of the response, or of the block).
 [TMAS-2]  quotas: 0.3, 0.2, 0.2, 0.3 of the samples, by largest remainder (ties: lower bin).
 [TMAS-3]  a bin with fewer states than its quota passes the rest on to the others in proportion to their shares.
 [TMAS-4]  inside a bin: without replacement, generation blocks (and, with ``joint``, quartiles of the current block's mask ratio) in turn,
@@ -29,6 +29,7 @@ from refquant.methods.card import Card, Equation
 from refquant.numerics.draws import permutation
 
 PROPORTIONS = (0.3, 0.2, 0.2, 0.3)
+BinRule = Literal["time", "mask_ratio", "block_ratio"]
 
 CARD = Card(
     name="tmas",
@@ -42,7 +43,7 @@ CARD = Card(
         Equation("TMAS-4", "inside a bin: blocks in turn, least-drawn prompt first, without replacement"),
     ),
     departures=(
-        "what the four shares refer to is not stated: bins='time' (default) or 'mask_ratio'",
+        "what the four shares refer to is not stated: bins='time' (default), 'mask_ratio' or 'block_ratio' (per block)",
         "coverage of the current block's own mask ratio is an option, joint=True",
         "number of rollouts, prompts and sampler settings are not stated: they belong to the recipe",
     ),
@@ -101,7 +102,7 @@ def tmas(
     rng: np.random.Generator,
     *,
     proportions: Sequence[float] = PROPORTIONS,
-    bins: Literal["time", "mask_ratio"] = "time",
+    bins: BinRule = "time",
     joint: bool = False,
 ) -> list[int]:
     """Choose calibration states.
@@ -115,7 +116,8 @@ def tmas(
         Only the raw words of its bit generator are used, so the choice does not depend on NumPy's version.
     proportions : sequence of float
         Share of each bin, first to last; they need not add up to 1. Their number is the number of bins.
-    bins : {"time", "mask_ratio"}
+    bins : {"time", "mask_ratio", "block_ratio"}
+        Time, the masked share of the response, or that of the current block: the shares then hold inside every block.
     joint : bool
         Also take the quartiles of the current block's mask ratio in turn.
 
@@ -233,7 +235,9 @@ def _bin(state: RecordedState, rule: str, count: int) -> int:
             return min(state.step * count // state.steps, count - 1)
         case "mask_ratio":
             return min((state.response - state.masked) * count // state.response, count - 1)
-    raise UsageError(f"bins is 'time' or 'mask_ratio', not {rule!r}")
+        case "block_ratio":
+            return min((state.block_length - state.block_masked) * count // state.block_length, count - 1)
+    raise UsageError(f"bins is 'time', 'mask_ratio' or 'block_ratio', not {rule!r}")
 
 
 def _balanced_draw(
