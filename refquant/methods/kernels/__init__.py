@@ -1,0 +1,1 @@
+"""Kernels: how a product of quantized operands is computed from their codes."""
