@@ -16,7 +16,7 @@ from model import Step, Tokenizer, chat_prompt, denoise
 from refquant.apply.checkpoint import load
 from refquant.apply.evaluation.tasks import response_text
 from refquant.apply.rollout import RawUniforms
-from refquant.cli.evaluating import source_folder
+from refquant.cli.evaluating import calm_blas, source_folder
 from refquant.cli.streams import talk_console
 from refquant.errors import UsageError
 from refquant.report.filling import Piece, filling_line, pieces
@@ -86,7 +86,7 @@ def command(
     response: list[int] = []
     console = talk_console()
     mask = "\u2591" if console.encoding.lower().startswith("utf") else "_"
-    with _showing(console, shown) as tell:
+    with calm_blas(m), _showing(console, shown) as tell:
         for step in sampler:
             response = step.after[0, len(ids) :].tolist()
             tell(step.step + 1, count, _pieces(step, len(ids), tokenizer, mask))

@@ -20,6 +20,7 @@ from refquant.apply.reload import check_reload
 from refquant.apply.run import Workbench, check_output, check_writable, default_folder, open_workbench, save_run
 from refquant.cli.evaluating import (
     REFERENCE,
+    calm_blas,
     chosen_sizes,
     evaluation_costs,
     evaluation_options,
@@ -163,7 +164,7 @@ def _execute(run: _Run, seed: int, form: str) -> None:
     if compare and run.data is None:
         talk(f"{run.bench.source} holds no held-out texts (eval.jsonl): no table; name a file with --texts")
     rows = run.rows if run.data is not None else {run.own: run.recipe}
-    with Progress(_costs(run, rows), talk_console()) as progress:
+    with calm_blas(run.bench.model), Progress(_costs(run, rows), talk_console()) as progress:
         run.bench.progress = progress
         done = quantize_rows(run.bench, rows, run.own, run.existing, progress)
         quantized = done[run.own].quantized

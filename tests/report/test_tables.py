@@ -14,6 +14,7 @@ from rich.console import Console
 import model
 import refquant as rq
 from refquant.apply.evaluation import Estimate, Sizes, evaluate, read_evaluation_set
+from refquant.cli.evaluating import calm_blas
 from refquant.report.footprint import Footprint, planned_bits
 from refquant.report.tables import CalibrationUse, agreement_by_span, calibration_lines, evaluation_tables, position_spans, used_lines
 
@@ -33,7 +34,8 @@ def evaluation():
     tokenizer = model.Tokenizer.from_directory(model.embedded_directory())
     weight = {name: np.round(array * 8) / 8 for name, array in m.parameters.items()}
     rough = model.build(m.config, weight)
-    return evaluate(m, {"dllmquant-w4a4, 4-bit softmax": rough, LONG: rough}, tokenizer, read_evaluation_set(), Sizes.quick())
+    with calm_blas(m):
+        return evaluate(m, {"dllmquant-w4a4, 4-bit softmax": rough, LONG: rough}, tokenizer, read_evaluation_set(), Sizes.quick())
 
 
 def test_numbers_in_the_tables_are_those_of_the_evaluation(evaluation):
