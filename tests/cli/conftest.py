@@ -42,7 +42,7 @@ def write_lines(path, records):
 def checkpoint(tmp_path_factory):
     """Two blocks of width 16, and data beside it."""
     folder = write_folder(tmp_path_factory.mktemp("models") / "small")
-    write_lines(folder / "calib.jsonl", [{"ids": ids} for ids in lines_of(6, 40, 1)])
+    write_lines(folder / "calib.jsonl", [{"ids": lines_of(1, length, length)[0]} for length in (40, 61, 46, 75, 52, 67)])
     texts = [{"task": "text", "domain": "noise", "ids": ids} for ids in lines_of(3, 24, 2)]
     item = {"task": "reverse", "prompt": "Q: reverse abc", "answer": "cba", "gen_length": 4}
     write_lines(folder / "eval.jsonl", [*texts, item])
