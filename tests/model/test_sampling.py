@@ -201,3 +201,22 @@ def test_the_logits_of_a_step_are_those_before_the_switches(switch):
     m = MadeUp(4)
     (step,) = model.denoise(m, [[0]], gen_length=2, block_length=2, steps=1, **switch)
     np.testing.assert_array_equal(step.logits, m.logits(step.before))
+
+
+def test_with_a_temperature_only_the_end_of_turn_loses_its_confidence():
+    settings = {"gen_length": 2, "block_length": 2, "steps": 1, "temperature": 0.5, "confidence_eos_eot_inf": True}
+    (step,) = model.denoise(MadeUp(4), [[0]], rng=np.random.default_rng(0), eot_id=2, **settings)
+    weights = np.exp(step.logits)
+    weights[..., 2] = 0  # eot; eos, which is 1, keeps its weight
+    clean = weights / weights.sum(-1, keepdims=True)
+    chosen = np.take_along_axis(clean, step.predicted[..., None], -1)[..., 0]
+    np.testing.assert_allclose(step.confidence, chosen, rtol=1e-12)
+
+
+def test_gumbel_noise_is_float64_whatever_the_logits_are():
+    # exp(201) is beyond float32. With a small temperature the largest logit must still win.
+    m = MadeUp(logits=np.array([200, 203, 201, 190, 0, 202], dtype=np.float32))
+    settings = {"gen_length": 3, "block_length": 3, "steps": 1, "temperature": 0.01}
+    (step,) = model.denoise(m, [[0]], rng=np.random.default_rng(0), **settings)
+    assert step.logits.dtype == np.float32
+    assert step.predicted.tolist() == [[1] * 4]

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import tokenizers
+import tokenizers.processors
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +29,16 @@ def test_special_tokens():
     assert TOKENIZER.encode("a<|mdm_mask|>") == [*TOKENIZER.encode("a"), 3]  # written out: one token
     assert TOKENIZER.decode([3, 1]) == "<|mdm_mask|><|endoftext|>"
     assert TOKENIZER.encode("") == []
+
+
+def test_nothing_is_added_even_where_the_file_asks_for_it(tmp_path):
+    backend = tokenizers.Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    bos = ("<|startoftext|>", 0)
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="<|startoftext|> $A", special_tokens=[bos])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    shutil.copy(FOLDER / "config.json", tmp_path)
+    assert backend.encode("a").ids[0] == 0
+    assert model.Tokenizer.from_directory(tmp_path).encode("a") == TOKENIZER.encode("a")
 
 
 def test_digits_are_single_tokens():
