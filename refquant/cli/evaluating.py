@@ -18,6 +18,7 @@ from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes, evaluate
 from refquant.cli.progress import Progress
 from refquant.errors import UsageError
 from refquant.report.footprint import Footprint
+from refquant.report.summary import summary_table
 from refquant.report.tables import CalibrationUse, evaluation_tables, used_lines
 
 EVALUATION_FILE = "eval.jsonl"
@@ -111,5 +112,5 @@ def processors() -> int:
 def result_tables(
     evaluation: Evaluation, footprints: Mapping[str, Footprint], calibrations: Mapping[str, CalibrationUse]
 ) -> list[RenderableType]:
-    """Tables, and under them how much was used."""
-    return [*evaluation_tables(evaluation, footprints), *used_lines(evaluation.used, calibrations)]
+    """One table of everything, tables that say more, and how much was used."""
+    return [summary_table(evaluation, footprints), *evaluation_tables(evaluation, footprints), *used_lines(evaluation.used, calibrations)]

@@ -1,4 +1,4 @@
-"""An evaluation as tables: stacked, with the same rows in each, so that nothing is cut at 100 columns."""
+"""An evaluation in detail: tables with the same rows, stacked, so that nothing is cut at 100 columns."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def evaluation_tables(evaluation: Evaluation, footprints: Mapping[str, Footprint
 
 def likelihood_table(evaluation: Evaluation, footprints: Mapping[str, Footprint]) -> Group:
     """NLL bound, its paired difference, and distances of the predictions, on the same masked texts; and what they cost in bits."""
-    table = _table(["NLL bound", "minus full precision [95%]", "KL", "flips", "bits"])
+    table = titled_table(["NLL bound", "minus full precision [95%]", "KL", "flips", "bits"])
     for row, first in _rows(evaluation):
         found = row.likelihood
         rest = (
@@ -85,7 +85,7 @@ def likelihood_table(evaluation: Evaluation, footprints: Mapping[str, Footprint]
         )
         size = bits(footprints[row.name].bits_per_weight) if row.name in footprints else NOTHING
         table.add_row(display_name(row.name), number(found.nll.mean), *rest, size)
-    return _section(
+    return section(
         "Held-out texts: NLL bound, nats a token",
         table,
         "KL(full precision || row) in nats; flips: share of other argmaxes; bits: a weight, all counted",
@@ -95,11 +95,11 @@ def likelihood_table(evaluation: Evaluation, footprints: Mapping[str, Footprint]
 def trajectory_table(evaluation: Evaluation) -> Group:
     """Error of the logits along the trajectory, on the reference's states and on the model's own."""
     columns = ["forced\nmean [95%]", "forced\nlast quarter", "free-running\nmean [95%]", "free-running\nlast quarter"]
-    table = _table(columns)
+    table = titled_table(columns)
     for row, first in _rows(evaluation):
         cells = ["reference", *[NOTHING] * 3] if first else [*_ends(row.trajectory.forced_error), *_ends(row.trajectory.free_error)]
         table.add_row(display_name(row.name), *cells)
-    return _section(
+    return section(
         "Denoising trajectory: relative squared error of the logits",
         table,
         "forced (teacher-forced): on full precision's states; free-running: each model on its own states",
@@ -114,7 +114,7 @@ def final_token_table(evaluation: Evaluation) -> Group:
     """Agreement of the final tokens with the reference's, over the response and by position."""
     spans = position_spans(len(evaluation.rows[0].trajectory.final_agreement_by_position))
     columns = ["agreement [95%]", *[f"{start}-{stop - 1}" for start, stop in spans], "all equal", "parts at"]
-    table = _table(columns)
+    table = titled_table(columns)
     for row, first in _rows(evaluation):
         found = row.trajectory
         if first:
@@ -124,7 +124,7 @@ def final_token_table(evaluation: Evaluation) -> Group:
         median = NOTHING if found.divergence.median is None else f"step {found.divergence.median}"
         equal = f"{found.exact_match.hits}/{found.exact_match.n}"
         table.add_row(display_name(row.name), percent_interval(found.final_agreement), *parts, equal, median)
-    return _section(
+    return section(
         "Final tokens: the same as full precision's",
         table,
         "columns a-b: response positions a to b; parts at: median step after which the sequences differ",
@@ -158,24 +158,24 @@ def task_table(evaluation: Evaluation) -> Group:
     """Exact answers by task, and against the reference on the same items."""
     tasks = list(evaluation.used.items_by_task.items())
     columns = [f"{task}\nof {count}" for task, count in tasks] + ["all\n[95%]", "lost/won\n(p)"]
-    table = _table(columns)
+    table = titled_table(columns)
     for row, first in _rows(evaluation):
         overall = row.tasks.overall
         versus = overall.versus_reference
         against = "reference" if first else f"{versus.lost}/{versus.gained} ({number(versus.p_value, 3)})"
         hits = [str(score.accuracy.hits) for score in row.tasks.by_task]
         table.add_row(display_name(row.name), *hits, percent_interval(overall.accuracy), against)
-    return _section(
+    return section(
         "Tasks: exact answers", table, "lost/won: items that only full precision, or only the row, got right; p of McNemar's exact test"
     )
 
 
 def footprint_table(footprints: Mapping[str, Footprint]) -> Group:
     """True bits per weight."""
-    table = _table(["linears", "whole model", "size"])
+    table = titled_table(["linears", "whole model", "size"])
     for name, found in footprints.items():
         table.add_row(display_name(name), bits(found.bits_per_weight), bits(found.bits_per_parameter), byte_size(found.nbytes))
-    return _section(
+    return section(
         "True bits per weight",
         table,
         "whole model: embedding, head, norms and static scales too; size: packed without padding",
@@ -219,7 +219,7 @@ def _rows(evaluation: Evaluation) -> Iterable[tuple[Row, bool]]:
     return [(row, index == 0) for index, row in enumerate(evaluation.rows)]
 
 
-def _table(columns: Sequence[str]) -> Table:
+def titled_table(columns: Sequence[str]) -> Table:
     """Numbers are never broken or cut; where room is short, the row's name takes a second line."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("", overflow="fold", vertical="top")
@@ -228,5 +228,6 @@ def _table(columns: Sequence[str]) -> Table:
     return table
 
 
-def _section(title: str, table: Table, note: str) -> Group:
+def section(title: str, table: Table, note: str) -> Group:
+    """Put a title over a table and a note under it."""
     return Group(Text(title, style="bold"), table, Text(note, style="dim"), Text(""))

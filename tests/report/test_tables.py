@@ -16,6 +16,7 @@ import refquant as rq
 from refquant.apply.evaluation import Estimate, Sizes, evaluate, read_evaluation_set
 from refquant.cli.evaluating import calm_blas
 from refquant.report.footprint import Footprint, planned_bits
+from refquant.report.summary import summary_table
 from refquant.report.tables import CalibrationUse, agreement_by_span, calibration_lines, evaluation_tables, position_spans, used_lines
 
 LONG = "a-recipe-with-a-very-long-name-that-somebody-made-up-to-see-what-happens"
@@ -50,6 +51,21 @@ def test_numbers_in_the_tables_are_those_of_the_evaluation(evaluation):
         assert f"{curve['whole']['mean']:.3f} [{curve['whole']['low']:.3f}, {curve['whole']['high']:.3f}]" in text
         assert f"{curve['by_quarter'][3]['mean']:.3f}" in text
     assert f"{100 * tree['trajectory']['final_agreement']['mean']:.1f}%" in text
+
+
+def test_the_summary_holds_every_kind_of_measure_in_one_row(evaluation):
+    lines = printed([summary_table(evaluation, {})]).splitlines()
+    assert max(map(len, lines)) <= 100
+    row = json.loads(evaluation.to_json())["rows"][1]
+    line = next(line for line in lines if line.startswith("DLLMQuant"))
+    found = row["likelihood"]
+    difference = found["difference"]
+    assert f"{found['nll']['mean']:.3f}" in line
+    assert f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]" in line
+    assert f"{found['kl']['mean']:.3f}" in line
+    errors = [row["trajectory"][kind]["whole"]["mean"] for kind in ("forced_error", "free_error")]
+    assert f"{errors[0]:.2f} {errors[1]:.2f}" in line
+    assert " ".join(str(task["accuracy"]["hits"]) for task in row["tasks"]["by_task"]) in line
 
 
 def test_no_number_is_cut_at_100_columns_whatever_the_name(evaluation):
