@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 
 import model
-import refquant
 from model import Tokenizer
 from refquant.apply.checkpoint import input_digest, is_quantized, load, load_quantized, read_provenance
+from refquant.apply.integer_check import IntegerCheck, compare_arithmetics, first_batch
+from refquant.apply.quantized import LinearArithmetic
 from refquant.cli.evaluating import (
     EVALUATION_FILE,
     REFERENCE,
@@ -26,7 +29,7 @@ from refquant.cli.rows import footprint_json
 from refquant.cli.streams import show, show_json, talk, talk_console
 from refquant.errors import UsageError
 from refquant.report.footprint import Footprint, full_footprint, quantized_footprint
-from refquant.report.numbers import duration
+from refquant.report.numbers import counted, duration, number, percent
 from refquant.storage import open_checkpoint
 
 EPILOG = """\b
@@ -34,6 +37,8 @@ Examples:
   refquant quantize --recipe w3 --out w3-folder --no-compare --quick
   refquant evaluate w3-folder --quick
   refquant evaluate w3-folder --quick --format json
+  refquant quantize --recipe w8a8 --out w8a8-folder --no-compare --quick
+  refquant evaluate w8a8-folder --quick --arithmetic integer
 """
 
 
@@ -42,8 +47,24 @@ Examples:
 @click.option(
     "--reference", type=click.Path(path_type=Path), help="Full-precision checkpoint; default: the embedded model, if DIR is made of it."
 )
+@click.option(
+    "--arithmetic",
+    type=click.Choice(["fake", "integer"]),
+    default="fake",
+    show_default=True,
+    help="Linears multiply the numbers that codes stand for, or the codes themselves.",
+)
 @evaluation_options
-def command(directory: Path, reference: Path | None, texts: Path | None, full: bool, quick: bool, seed: int, form: str) -> None:
+def command(
+    directory: Path,
+    reference: Path | None,
+    arithmetic: LinearArithmetic,
+    texts: Path | None,
+    full: bool,
+    quick: bool,
+    seed: int,
+    form: str,
+) -> None:
     """Compare DIR, a quantized folder or a checkpoint, with full precision.
 
     Both see the same texts, masks and prompts. Held-out data are read beside the reference unless --texts names a file.
@@ -55,28 +76,58 @@ def command(directory: Path, reference: Path | None, texts: Path | None, full: b
     data = held_out(source, texts)
     if data is None:
         raise UsageError(f"{source} holds no held-out texts ({EVALUATION_FILE}); name a file with --texts")
-    m, candidate = model.load(source), load(directory)
+    m, candidate = model.load(source), load(directory, linears=arithmetic)
     name = directory.resolve().name or str(directory)
     name = f"{name} (evaluated)" if name == REFERENCE else name
+    tokenizer, check = Tokenizer.from_directory(source), None
+    if arithmetic == "integer":
+        name = f"{name} (integer)"
+        check = compare_arithmetics(load(directory), candidate, first_batch(m, tokenizer, data, sizes, seed))
     with Progress(evaluation_costs(data, sizes, 2), talk_console()) as progress:
-        evaluation = run_evaluation(m, {name: candidate}, Tokenizer.from_directory(source), data, sizes, seed, progress)
+        evaluation = run_evaluation(m, {name: candidate}, tokenizer, data, sizes, seed, progress)
     talk(f"done in {duration(progress.seconds)}")
     stored = open_checkpoint(source)
     footprints = {REFERENCE: full_footprint(stored, m.linears), name: _footprint(directory, tuple(candidate.linears))}
     if form == "table":
-        show(result_tables(evaluation, footprints, {}))
+        show([*result_tables(evaluation, footprints, {}), *([] if check is None else integer_lines(check))])
         return
     show_json(
         {
             "command": "evaluate",
-            "version": refquant.__version__,
+            "version": version("refquant"),
             "seed": seed,
             "folder": str(directory),
             "reference": str(source),
+            "arithmetic": arithmetic,
+            "integer_check": None if check is None else integer_json(check),
             "sizes": {label: footprint_json(footprint) for label, footprint in footprints.items()},
             "evaluation": json.loads(evaluation.to_json()),
         }
     )
+
+
+def integer_lines(check: IntegerCheck) -> list[str]:
+    """What was found about integer arithmetic, for people."""
+    share = percent(check.accumulator_bound / check.accumulator_limit, 4)
+    return [
+        f"integer arithmetic: {counted(check.linears, 'linear')} multiply codes; attention products are as in fake quantization",
+        f"int32 accumulators stay within bounds: at most {check.accumulator_bound} of {check.accumulator_limit} ({share}), "
+        "proved for the formats' ends",
+        f"largest logit difference to fake quantization on the first batch ({counted(check.sequences, 'sequence')}, "
+        f"{counted(check.tokens, 'token')}): {number(check.logit_difference, 3)}; logits reach {number(check.largest_logit, 3)}",
+    ]
+
+
+def integer_json(check: IntegerCheck) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "integer_linears": check.linears,
+        "accumulator_bound": check.accumulator_bound,
+        "accumulator_limit": check.accumulator_limit,
+        "first_batch": {"sequences": check.sequences, "tokens": check.tokens},
+        "largest_logit_difference": check.logit_difference,
+        "largest_logit": check.largest_logit,
+    }
 
 
 def _reference(directory: Path, made_of: str, reference: Path | None) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
 import model
-import refquant
 from refquant.apply.checkpoint import input_digest
 from refquant.apply.description import read_description
 from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes
@@ -204,7 +204,7 @@ def _print(run: _Run, rows: dict[str, QuantizedRow], evaluation: Evaluation | No
     if form == "json":
         found: dict[str, Any] = {
             "command": "quantize",
-            "version": refquant.__version__,
+            "version": version("refquant"),
             "seed": seed,
             "own_row": run.own,
             "reference": {"size": footprint_json(reference), "input_digest": input_digest(run.bench.source)},

@@ -22,7 +22,7 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
     if value is None or math.isnan(value):
         return NOTHING
     plus = "+" if signed else ""
-    if value and not 5 * 10.0 ** -(digits + 1) <= abs(value) < 1e5:
+    if value and not float(f"5e-{digits + 1}") <= abs(value) < 1e5:
         return f"{value:{plus}.1e}"
     return f"{value:{plus}.{digits}f}"
 
