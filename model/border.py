@@ -88,3 +88,16 @@ def not_negative(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
         raise UsageError(f"{name} is {value!r}; allowed: a finite number of at least 0")
     return float(value)
+
+
+def fraction(value: Any, name: str) -> float:
+    """Check a share among the settings; ``UsageError`` unless it is a number above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value <= 1:
+        raise UsageError(f"{name} is {value!r}; allowed: a number above 0 and at most 1")
+    return float(value)
+
+
+def generator(rng: Any, why: str) -> None:
+    """Stop where a run that draws numbers was given nothing to draw from; ``UsageError``."""
+    if rng is None:
+        raise UsageError(f"rng is None with {why}; allowed: a numpy.random.Generator, as this run draws numbers")

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from model.architecture import Architecture, ModelConfig
 from model.config import Config
 from model.layers import DenseLinear, Linear
-from model.names import EMBEDDING, HEAD, INERT_SUFFIXES, block_names, tensor_shapes
+from model.names import INERT_SUFFIXES
 from model.transformer import Transformer
 from refquant.errors import InputError, UsageError
 from refquant.numerics import FAST, Arithmetic
@@ -54,7 +55,7 @@ class _InMemory:
 
 
 def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Arithmetic = FAST) -> Transformer:
-    """Load a LLaDA checkpoint.
+    """Load a checkpoint of any family: LLaDA, Dream, LLaDA-MoE or LLaDA2, as its config says.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Ari
 
 
 def build(
-    config: Config,
+    config: ModelConfig,
     tensors: Mapping[str, Array],
     dtype: str = "float32",
     arithmetic: Arithmetic = FAST,
@@ -112,6 +113,12 @@ def build(
     ------
     InputError, UsageError
         As in :func:`load`.
+
+    Examples
+    --------
+    >>> m = embedded()
+    >>> build(m.config, m.parameters)
+    Transformer(4 blocks, width 256, 3,934,464 parameters, float32)
     """
     return _assemble(config, _InMemory(tensors), "tensors", dtype, arithmetic, dict(linears or {}))
 
@@ -134,6 +141,11 @@ def embedded_directory() -> Path:
     ------
     InputError
         If the package was installed in a way that left no folder on disk (a zip file).
+
+    Examples
+    --------
+    >>> (embedded_directory() / "config.json").is_file()
+    True
     """
     folder = files("model") / "tiny"
     if not isinstance(folder, Path):
@@ -142,19 +154,18 @@ def embedded_directory() -> Path:
 
 
 def _assemble(
-    config: Config, source: _Source, where: str, dtype: str, arithmetic: Arithmetic, given: Mapping[str, Linear]
+    config: ModelConfig, source: _Source, where: str, dtype: str, arithmetic: Arithmetic, given: Mapping[str, Linear]
 ) -> Transformer:
     if str(dtype) not in _EXACT:
         raise UsageError(f"dtype is {dtype!r}; allowed: float32, float64")
-    expected = tensor_shapes(config)
-    linear_names = [
-        name for index in range(config.n_layers) for group in block_names(config, index).linear_groups for name in group
-    ]
+    shape = config.architecture()
+    expected = shape.tensor_shapes()
+    linear_names = [linear.name for block in shape.blocks for linear in block.linears]
     for name in given:
         if name not in linear_names:
             raise UsageError(f"there is no linear {name!r} in this model; allowed: {', '.join(linear_names[:7])}, ...")
     optional = {name + end for name in given for end in (".weight", ".bias")}
-    _check_names(expected, optional, source.names, where, config)
+    _check_names(expected, optional, source.names, where, shape)
     names = [name for name in expected if name in source.names]
     for name in names:
         _check_header(name, source, expected[name], where, dtype)
@@ -164,8 +175,9 @@ def _assemble(
         return DenseLinear(parameters[name + ".weight"], parameters.get(name + ".bias"), arithmetic)
 
     linears = {name: given[name] if name in given else dense(name) for name in linear_names}
-    head = DenseLinear(parameters[EMBEDDING + ".weight"], None, arithmetic) if config.weight_tying else dense(HEAD)
-    for name, linear in [*linears.items(), *([] if config.weight_tying else [(HEAD, head)])]:
+    untied = shape.head
+    head = DenseLinear(parameters[shape.embedding + ".weight"], None, arithmetic) if untied is None else dense(untied.name)
+    for name, linear in [*linears.items(), *([] if untied is None else [(untied.name, head)])]:
         if isinstance(linear, DenseLinear) and name not in given:
             parameters[name + ".weight"] = (
                 linear.weight
@@ -185,7 +197,7 @@ def _settle_allocator() -> None:
 
 
 def _check_names(
-    expected: Iterable[str], optional: set[str], found: tuple[str, ...], where: str, config: Config
+    expected: Iterable[str], optional: set[str], found: tuple[str, ...], where: str, shape: Architecture
 ) -> None:
     present, wanted = set(found), set(expected)
     missing = [name for name in expected if name not in present and name not in optional]
@@ -195,11 +207,9 @@ def _check_names(
         )
     extra = [name for name in found if name not in wanted and not name.endswith(INERT_SUFFIXES)]
     if extra:
-        tied = (
-            "; weight_tying is true, so the head is the embedding"
-            if config.weight_tying and HEAD + ".weight" in extra
-            else ""
-        )
+        key = "weight_tying" if shape.family == "llada" else "tie_word_embeddings"
+        heads = {"model.transformer.ff_out.weight", "lm_head.weight"}
+        tied = f"; {key} is true, so the head is the embedding" if shape.head is None and heads & set(extra) else ""
         raise InputError(f"{where}: {len(extra)} unexpected in a model of this config: {_some(extra)}{tied}")
 
 

@@ -68,10 +68,38 @@ def commit_schedule(masks: Array, steps: int) -> Array:
     return np.asarray(share + (np.arange(steps) < rest))
 
 
+def aligned(m: Transformer, logits: Array) -> Array:
+    """Move logits to the positions of the tokens that they are of.
+
+    LLaDA's are there already. Dream's at position j are of the token at j + 1; position 0 keeps its own, as in the public code.
+
+    Parameters
+    ----------
+    m : Transformer
+    logits : ndarray [B, T, rows]
+        As :meth:`~model.Transformer.logits` returns them.
+
+    Returns
+    -------
+    ndarray [B, T, rows]
+        The argument itself where there is nothing to move.
+
+    Examples
+    --------
+    >>> import model
+    >>> m = model.embedded()
+    >>> logits = m.logits([[0, 1]])
+    >>> aligned(m, logits) is logits
+    True
+    """
+    shift = m.architecture.shift if isinstance(m, Transformer) else 0  # anything else with logits is taken at its word
+    return logits if shift == 0 else np.concatenate([logits[:, :shift], logits[:, :-shift]], axis=1)
+
+
 def guided_logits(
     m: Transformer, x: Array, prompt_index: Array, mask_id: int, cfg_scale: float, attention_mask: Array | None = None
 ) -> Array:
-    """Logits with classifier-free guidance: ``u + (cfg_scale + 1) (c - u)``, where `u` is made with the prompt masked out.
+    """Logits with classifier-free guidance: ``u + (cfg_scale + 1) (c - u)``, where `u` is made with the prompt masked out; aligned.
 
     Parameters
     ----------
@@ -89,10 +117,10 @@ def guided_logits(
     ndarray [B, T, rows]
     """
     if cfg_scale == 0:
-        return m.logits(x, attention_mask)
+        return aligned(m, m.logits(x, attention_mask))
     both = np.concatenate([x, np.where(prompt_index, mask_id, x)])
     conditional, unconditional = np.split(
-        m.logits(both, None if attention_mask is None else np.tile(attention_mask, (2, 1))), 2
+        aligned(m, m.logits(both, None if attention_mask is None else np.tile(attention_mask, (2, 1)))), 2
     )
     return np.asarray(unconditional + (cfg_scale + 1) * (conditional - unconditional))
 

@@ -9,19 +9,18 @@ Source: the keys and defaults are those of ``configuration_llada.py`` as publish
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model import checks, names
+from model.architecture import Architecture, ModelConfig
+from model.checks import Check
 from refquant.errors import InputError
 
 NORMS = ("rms", "gemma_rms", "default", "low_precision")
 ACTIVATIONS = ("silu", "gelu", "relu", "swiglu")
 BLOCKS = ("llama", "sequential")
-
-# Other models whose names are close enough to be handed to us by mistake.
-_ARCHITECTURES = {"LLaDAModelLM": "llada", "LLaDAModel": "llada"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +69,15 @@ class Config:
     eos_token_id: int | None = 50256
     pad_token_id: int | None = 50256
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "config.json") -> Config:
-        """Read the keys that matter out of a parsed ``config.json``.
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+        """Read a parsed ``config.json`` of any family; what comes back is a ``Config`` where it is LLaDA's.
 
         Parameters
         ----------
         values : mapping
-            The parsed JSON object. Unknown keys are ignored, as the public class does.
+            The parsed JSON object. Its ``model_type`` and ``architectures`` say which family it is. LLaDA's public class ignores unknown
+            keys, and so does this; in the other families they raise.
         where : str
             What error messages call the file.
 
@@ -86,18 +86,25 @@ class Config:
         InputError
             If a value has the wrong type, names something unknown, contradicts another one, or asks for what is not implemented.
         """
-        _check_family(values, where)
-        picked: dict[str, Any] = {}
-        for name, check in _CHECKS.items():
-            if name in values:
-                allowed = check(values[name])
-                if allowed is not None:
-                    raise InputError(f"{where}: {name} is {values[name]!r}; allowed: {allowed}")
-                picked[name] = float(values[name]) if name in ("rope_theta", "rms_norm_eps") else values[name]
+        from model.families import read_config  # the families import this file
+
+        return read_config(values, where)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], where: str) -> Config:
+        """Read the keys that matter out of LLaDA's own ``config.json``; errors as in :meth:`from_dict`."""
+        picked = checks.pick(values, _CHECKS, where)
+        for name in ("rope_theta", "rms_norm_eps"):
+            if name in picked:
+                picked[name] = float(picked[name])
         config = cls(**picked)
         for broken in _contradictions(config):
             raise InputError(f"{where}: {broken}")
         return config
+
+    def architecture(self) -> Architecture:
+        """Describe the model as the forward pass reads it."""
+        return names.llada_architecture(self)
 
     @property
     def kv_heads(self) -> int:
@@ -147,90 +154,38 @@ class Config:
         return self.rms_norm_eps if self.layer_norm_type in ("rms", "gemma_rms") else 1e-5
 
 
-def _check_family(values: Mapping[str, Any], where: str) -> None:
-    """Refuse the relatives (Dream, LLaDA-MoE, LLaDA2, ...): their tensors and arithmetic differ."""
-    if "model_type" in values:
-        if values["model_type"] != "llada":
-            raise InputError(f"{where}: model_type is {values['model_type']!r}; allowed: 'llada'")
-        return
-    named = values.get("architectures") or ["LLaDAModelLM"]
-    if not isinstance(named, list) or not any(name in _ARCHITECTURES for name in map(str, named)):
-        raise InputError(f"{where}: architectures is {named!r} and model_type is absent; allowed: ['LLaDAModelLM']")
-
-
-# A check returns None when the value is good, else the values that are allowed.
-_Check = Callable[[Any], str | None]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _count(value: Any) -> str | None:
-    return None if _is_int(value) and value >= 1 else "an integer of at least 1"
-
-
-def _token(value: Any) -> str | None:
-    return None if value is None or (_is_int(value) and value >= 0) else "null or a token id (an integer of at least 0)"
-
-
-def _positive(value: Any) -> str | None:
-    good = (_is_int(value) or isinstance(value, float)) and math.isfinite(value) and value > 0
-    return None if good else "a finite number above 0"
-
-
-def _flag(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "true or false"
-
-
-def _only(wanted: bool) -> _Check:
-    return lambda value: None if value is wanted else f"{str(wanted).lower()} only"
-
-
-def _one_of(choices: tuple[str, ...]) -> _Check:
-    return lambda value: None if isinstance(value, str) and value in choices else ", ".join(choices)
-
-
-def _nullable(check: _Check) -> _Check:
-    def allow_null(value: Any) -> str | None:
-        allowed = None if value is None else check(value)
-        return None if allowed is None else f"null or {allowed}"
-
-    return allow_null
-
-
-_CHECKS: dict[str, _Check] = {
-    "d_model": _count,
-    "n_layers": _count,
-    "n_heads": _count,
-    "n_kv_heads": _nullable(_count),
-    "multi_query_attention": _nullable(_flag),
-    "mlp_ratio": _count,
-    "mlp_hidden_size": _nullable(_count),
-    "vocab_size": _count,
-    "embedding_size": _nullable(_count),
-    "max_sequence_length": _count,
-    "rope": _only(True),
-    "rope_theta": _positive,
-    "rope_full_precision": _flag,
-    "alibi": _only(False),
-    "layer_norm_type": _one_of(NORMS),
-    "layer_norm_with_affine": _flag,
-    "rms_norm_eps": _positive,
-    "bias_for_layer_norm": _nullable(_flag),
-    "attention_layer_norm": _flag,
-    "attention_layer_norm_with_affine": _flag,
-    "activation_type": _one_of(ACTIVATIONS),
-    "block_type": _one_of(BLOCKS),
-    "block_group_size": _count,
-    "include_bias": _flag,
-    "include_qkv_bias": _flag,
-    "weight_tying": _flag,
-    "scale_logits": _flag,
-    "input_emb_norm": _flag,
-    "mask_token_id": _token,
-    "eos_token_id": _token,
-    "pad_token_id": _token,
+_CHECKS: dict[str, Check] = {
+    "d_model": checks.count,
+    "n_layers": checks.count,
+    "n_heads": checks.count,
+    "n_kv_heads": checks.nullable(checks.count),
+    "multi_query_attention": checks.nullable(checks.flag),
+    "mlp_ratio": checks.count,
+    "mlp_hidden_size": checks.nullable(checks.count),
+    "vocab_size": checks.count,
+    "embedding_size": checks.nullable(checks.count),
+    "max_sequence_length": checks.count,
+    "rope": checks.only(True),
+    "rope_theta": checks.positive,
+    "rope_full_precision": checks.flag,
+    "alibi": checks.only(False),
+    "layer_norm_type": checks.one_of(NORMS),
+    "layer_norm_with_affine": checks.flag,
+    "rms_norm_eps": checks.positive,
+    "bias_for_layer_norm": checks.nullable(checks.flag),
+    "attention_layer_norm": checks.flag,
+    "attention_layer_norm_with_affine": checks.flag,
+    "activation_type": checks.one_of(ACTIVATIONS),
+    "block_type": checks.one_of(BLOCKS),
+    "block_group_size": checks.count,
+    "include_bias": checks.flag,
+    "include_qkv_bias": checks.flag,
+    "weight_tying": checks.flag,
+    "scale_logits": checks.flag,
+    "input_emb_norm": checks.flag,
+    "mask_token_id": checks.token,
+    "eos_token_id": checks.token,
+    "pad_token_id": checks.token,
 }
 
 

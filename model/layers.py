@@ -110,18 +110,25 @@ class Norm:
     """One norm of the model, with its gain and bias where it has them."""
 
     kind: str
+    width: int
     gain: Array | None
     bias: Array | None
     eps: float
 
     @classmethod
-    def build(cls, kind: str, weight: Array | None, bias: Array | None, eps: float) -> Norm:
+    def build(cls, kind: str, width: int, weight: Array | None, bias: Array | None, eps: float) -> Norm:
         """Resolve what the kinds share: ``gemma_rms`` stores its gain minus one."""
         gain = 1 + weight if kind == "gemma_rms" and weight is not None else weight
-        return cls(kind=kind, gain=gain, bias=bias, eps=eps)
+        return cls(kind=kind, width=width, gain=gain, bias=bias, eps=eps)
 
     def __call__(self, x: Array, arithmetic: Arithmetic) -> Array:
         """Normalize the last axis."""
         # `default` and `low_precision` differ only under autocast, which there is none of here.
         norm = ops.rms_norm if self.kind in ("rms", "gemma_rms") else ops.layer_norm
         return norm(x, self.gain, self.bias, self.eps, arithmetic)
+
+    def by_runs(self, x: Array, arithmetic: Arithmetic) -> Array:
+        """Normalize runs of `width` features of the last axis, each on its own: heads, or all of it at once."""
+        if x.shape[-1] == self.width:
+            return self(x, arithmetic)
+        return self(x.reshape(*x.shape[:-1], -1, self.width), arithmetic).reshape(x.shape)

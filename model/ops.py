@@ -117,9 +117,16 @@ def rope_tables(
     >>> np.round(sin[1], 6)
     array([0.841471, 0.01    ])
     """
+    return rope_at(np.arange(length), head_dim, theta, dtype, arithmetic)
+
+
+def rope_at(
+    positions: Array, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic
+) -> tuple[Array, Array]:
+    """Cosines and sines [..., h / 2] as in :func:`rope_tables`, for any positions [...]."""
     exponents = np.arange(0, head_dim, 2, dtype=dtype) / np.asarray(head_dim, dtype=dtype)  # [h / 2]
     frequencies = 1 / arithmetic.power(np.full_like(exponents, theta), exponents)
-    angles = np.arange(length, dtype=dtype)[:, None] * frequencies  # [T, h / 2]
+    angles = positions.astype(dtype)[..., None] * frequencies  # [..., T, h / 2]
     return arithmetic.cos(angles), arithmetic.sin(angles)
 
 
@@ -128,15 +135,15 @@ def rope_rows(cos: Array, sin: Array, heads: int) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    cos, sin : ndarray [T, h / 2]
+    cos, sin : ndarray [T, h / 2] or [B, T, h / 2]
     heads : int
 
     Returns
     -------
-    (ndarray [1, T, heads * h], ndarray [1, T, heads * h])
+    (ndarray [1 or B, T, heads * h], ndarray [1 or B, T, heads * h])
         The sine is negated in the first half of each head.
     """
-    rows = np.concatenate([cos, cos], axis=1), np.concatenate([-sin, sin], axis=1)
+    rows = np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)
     return np.tile(rows[0], (1, 1, heads)), np.tile(rows[1], (1, 1, heads))
 
 
@@ -165,6 +172,29 @@ def rotate(x: Array, cos: Array, sin: Array, head_dim: int) -> Array:
     return turned
 
 
+def rotate_heads(x: Array, cos: Array, sin: Array, head_dim: int, rotary_dim: int) -> Array:
+    """Rotate the first `rotary_dim` features of each head, among themselves, and pass the others on.
+
+    Parameters
+    ----------
+    x : ndarray [B, T, heads * h]
+    cos, sin : ndarray [B or 1, T, at least heads * rotary_dim]
+        From :func:`rope_rows`.
+    head_dim, rotary_dim : int
+        h, and an even number up to it.
+
+    Returns
+    -------
+    ndarray [B, T, heads * h]
+    """
+    if rotary_dim == head_dim:
+        return rotate(x, cos, sin, head_dim)
+    heads = x.reshape(*x.shape[:2], -1, head_dim).copy()  # [B, T, heads, h]
+    first = heads[..., :rotary_dim]
+    heads[..., :rotary_dim] = rotate(first.reshape(*x.shape[:2], -1), cos, sin, rotary_dim).reshape(first.shape)
+    return heads.reshape(x.shape)
+
+
 def split_heads(x: Array, head_dim: int) -> Array:
     """View ``[B, T, heads * h]`` as ``[B, heads, T, h]``: a head is a run of consecutive features."""
     batch, length, width = x.shape
@@ -178,7 +208,7 @@ def merge_heads(x: Array) -> Array:
 
 
 def attention_probabilities(q: Array, k: Array, key_bias: Array | None, arithmetic: Arithmetic) -> Array:
-    """``softmax(q k^T / sqrt(h) + bias)`` over all keys: every position sees every other one, there is no causal mask.
+    """``softmax(q k^T / sqrt(h) + bias)`` over all keys: unless the bias says otherwise every position sees every other one.
 
     Parameters
     ----------

@@ -156,6 +156,13 @@ def denoise(
     -------
     iterator of Step
         `steps` of them. One forward pass each, so what a caller wants to know about a step costs no second one.
+
+    Examples
+    --------
+    >>> import model
+    >>> steps = denoise(model.embedded(), [[0, 1]], gen_length=4, block_length=2, steps=4)
+    >>> [(step.block, int(np.count_nonzero(step.committed))) for step in steps]
+    [(0, 1), (0, 1), (1, 1), (1, 1)]
     """
     rows = m.config.embedding_rows
     rules = Rules(

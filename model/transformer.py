@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,27 +10,29 @@ from typing import Any
 import numpy as np
 
 from model import border, ops
-from model.config import Config
+from model.architecture import BlockPlan, ExpertsPlan, LinearPlan, MlpPlan, ModelConfig, NormPlan
 from model.layers import AttentionProduct, DenseAttentionProduct, Linear, Norm
-from model.names import EMBEDDING, FINAL_NORM, BlockNames, block_names
+from model.routing import route
 from model.taps import Observer, show
-from refquant.errors import UsageError
+from model.visibility import read_mask, read_positions
+from refquant.errors import InputError, UsageError
 from refquant.numerics import Arithmetic
 from refquant.numerics.arrays import Array
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionContext:
-    """What all blocks of one forward pass share: rotary tables and the bias on keys."""
+    """What all blocks of one forward pass share: rotary tables and what the attention mask comes to."""
 
-    cos: Array  # [1, T, d], see ops.rope_rows
-    sin: Array  # [1, T, d]
-    key_bias: Array | None  # [B, 1, 1, T]
+    cos: Array  # [1 or B, T, H r], see ops.rope_rows
+    sin: Array  # [1 or B, T, H r]
+    key_bias: Array | None  # [1 or B, 1, 1 or T, T]
+    sighted: Array | None = None  # [1 or B, 1, T, 1] 0 for queries that may see nothing: their attention is zero
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    names: BlockNames
+    plan: BlockPlan
     attn_norm: Norm
     ff_norm: Norm
     q_norm: Norm | None
@@ -39,29 +40,32 @@ class _Block:
 
 
 class Transformer:
-    """A LLaDA model: parameters, and the functions over them.
+    """A masked diffusion model of any family: parameters, and the functions over them.
 
     Get one from :func:`model.load`, :func:`model.embedded` or :func:`model.build`. Parameters are read-only; :meth:`replace` makes a
     new model with other linears or attention products in it.
 
     Attributes
     ----------
-    config : Config
+    config : Config, or that of another family
+        What all have in common is in :class:`~model.architecture.ModelConfig`.
+    architecture : Architecture
+        What the config comes to.
     dtype : dtype
         float32 or float64: of every parameter, activation and table.
     arithmetic : Arithmetic
     parameters : mapping of str to ndarray
         Every stored tensor, by its name in the checkpoint.
     linears : mapping of str to Linear
-        The linears of all blocks in causal order, by module name (a tensor's name without ``.weight``). Neither the embedding nor the
-        head is among them, although the head's name, too, ends in ``ff_out``.
+        The linears of all blocks in causal order, by module name (a tensor's name without ``.weight``); every expert's are among them.
+        Not among them are the embedding, the head, although LLaDA's, too, is called ``ff_out``, and the routers.
     attention_products : tuple of AttentionProduct
         One a block.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: ModelConfig,
         parameters: Mapping[str, Array],
         linears: Mapping[str, Linear],
         head: Linear,
@@ -70,38 +74,45 @@ class Transformer:
         attention_products: tuple[AttentionProduct, ...] | None = None,
     ) -> None:
         self.config = config
+        self.architecture = config.architecture()
         self.dtype = dtype
         self.arithmetic = arithmetic
         self.parameters = MappingProxyType(dict(parameters))
         self.linears = MappingProxyType(dict(linears))
         self.attention_products = attention_products or (DenseAttentionProduct(arithmetic),) * config.n_layers
         self._head = head
-        self._final_norm = self._norm(FINAL_NORM)
-        self._blocks = [self._read_block(block_names(config, index)) for index in range(config.n_layers)]
+        self._final_norm = self._norm(self.architecture.final_norm)
+        self._blocks = [self._read_block(plan) for plan in self.architecture.blocks]
 
-    def _norm(self, name: str) -> Norm:
-        weight, bias = self.parameters.get(name + ".weight"), self.parameters.get(name + ".bias")
-        return Norm.build(self.config.layer_norm_type, weight, bias, self.config.norm_eps)
+    def _norm(self, plan: NormPlan) -> Norm:
+        weight = self.parameters[plan.name + ".weight"] if plan.gain else None
+        bias = self.parameters[plan.name + ".bias"] if plan.bias else None
+        return Norm.build(plan.kind, plan.width, weight, bias, plan.eps)
 
-    def _read_block(self, names: BlockNames) -> _Block:
-        q_norm = None if names.q_norm is None else self._norm(names.q_norm)
-        k_norm = None if names.k_norm is None else self._norm(names.k_norm)
-        return _Block(names, self._norm(names.attn_norm), self._norm(names.ff_norm), q_norm, k_norm)
+    def _read_block(self, plan: BlockPlan) -> _Block:
+        q_norm = None if plan.q_norm is None else self._norm(plan.q_norm)
+        k_norm = None if plan.k_norm is None else self._norm(plan.k_norm)
+        return _Block(plan, self._norm(plan.attn_norm), self._norm(plan.ff_norm), q_norm, k_norm)
 
     # The forward pass, from the outside in.
 
-    def logits(self, input_ids: Any, attention_mask: Any = None, observer: Observer | None = None) -> Array:
-        """Scores of every token at every position.
+    def logits(
+        self, input_ids: Any, attention_mask: Any = None, observer: Observer | None = None, position_ids: Any = None
+    ) -> Array:
+        """Scores of every token at every position, as the network gives them: Dream's are of the *next* position's token, and only
+        :func:`model.aligned` moves them.
 
         Parameters
         ----------
         input_ids : array_like of integers [B, T]
             Mask tokens included; T may exceed ``max_sequence_length``.
         attention_mask : array_like of 0 and 1 [B, T], optional
-            0 hides a position from all others *as a key*. Padded positions still get ordinary logits, and positions are counted from
-            0 in every row, left padding included.
+            LLaDA: 0 hides a position from all others *as a key*. Padded positions still get ordinary logits, and positions are counted
+            from 0 in every row, left padding included. What other families make of it, and the forms they take: :mod:`model.visibility`.
         observer : callable(name, array), optional
             See :mod:`model.taps`.
+        position_ids : array_like of integers [B, T], optional
+            Where tokens stand, instead of what the family makes of the mask. LLaDA takes none.
 
         Returns
         -------
@@ -113,47 +124,46 @@ class Transformer:
         InputError
             If ids are out of range or a shape, dtype or mask value is wrong.
         """
-        x, context = self._enter(input_ids, attention_mask)
+        x, context = self._enter(input_ids, attention_mask, position_ids)
         for index in range(self.config.n_layers):
             x = self.block(index, x, context, observer)  # [B, T, d]
         return self.head(x, observer)
 
-    def hidden_states(self, input_ids: Any, attention_mask: Any = None) -> list[Array]:
+    def hidden_states(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None) -> list[Array]:
         """Input of each block (with block groups: of each group), then the residual stream after the final norm, all [B, T, d].
 
         The output of the last block *before* the final norm is not in the list, as in the public code.
         """
-        x, context = self._enter(input_ids, attention_mask)
+        x, context = self._enter(input_ids, attention_mask, position_ids)
         states = []
         for index in range(self.config.n_layers):
-            if index % self.config.block_group_size == 0:
+            if index % self.architecture.states_every == 0:
                 states.append(x)
             x = self.block(index, x, context)
         return [*states, self._final_norm(x, self.arithmetic)]
 
-    def _enter(self, input_ids: Any, attention_mask: Any) -> tuple[Array, AttentionContext]:
+    def _enter(self, input_ids: Any, attention_mask: Any, position_ids: Any) -> tuple[Array, AttentionContext]:
         x = self.embed(input_ids)
-        return x, self.context(x.shape[0], x.shape[1], attention_mask)
+        return x, self.context(x.shape[0], x.shape[1], attention_mask, position_ids)
 
     def embed(self, input_ids: Any) -> Array:
         """Look token ids [B, T] up: [B, T, d]. Positions enter through :meth:`context` only."""
-        x = self.parameters[EMBEDDING + ".weight"][border.token_ids(input_ids, self.config.embedding_rows)]
-        if self.config.input_emb_norm:
-            x *= math.sqrt(self.config.d_model)
+        x = self.parameters[self.architecture.embedding + ".weight"][border.token_ids(input_ids, self.config.embedding_rows)]
+        if self.architecture.embedding_scale is not None:
+            x *= self.architecture.embedding_scale
         return x
 
-    def context(self, batch: int, length: int, attention_mask: Any = None) -> AttentionContext:
-        """Rotary tables for `length` positions and the bias that an attention mask puts on keys."""
-        cos, sin = ops.rope_tables(length, self.config.head_dim, self.config.rope_theta, self.dtype, self.arithmetic)
-        key_bias = None
-        if attention_mask is not None:
-            visible = border.mask_of_ones(attention_mask, (batch, length))
-            if not visible.all():
-                # The lowest finite float32, not -inf: where every key is hidden it swallows the scores, and the result is their
-                # uniform average instead of NaN.
-                lowest = np.asarray(np.finfo(np.float32).min, dtype=self.dtype)
-                key_bias = np.where(visible, np.zeros((), dtype=self.dtype), lowest)[:, None, None, :]
-        return AttentionContext(*ops.rope_rows(cos, sin, self.config.n_heads), key_bias)
+    def context(self, batch: int, length: int, attention_mask: Any = None, position_ids: Any = None) -> AttentionContext:
+        """Rotary tables for `length` positions, and what the attention mask adds to scores; parameters as in :meth:`logits`."""
+        shape = self.architecture
+        seen = read_mask(attention_mask, shape.masking, batch, length, self.dtype)
+        positions = np.arange(length) if seen.positions is None else seen.positions
+        if position_ids is not None:
+            if not shape.takes_positions:
+                raise InputError(f"position_ids is given to a {shape.family} model; allowed: none, its positions are 0, 1, 2, ...")
+            positions = read_positions(position_ids, batch, length)
+        cos, sin = ops.rope_at(positions, shape.rotary_dim, shape.rope_theta, self.dtype, self.arithmetic)
+        return AttentionContext(*ops.rope_rows(cos, sin, shape.n_heads), seen.bias, seen.sighted)
 
     def block(self, index: int, x: Array, context: AttentionContext, observer: Observer | None = None) -> Array:
         """One block: [B, T, d] in and out. `x` is not written to."""
@@ -168,50 +178,75 @@ class Transformer:
         x = self._final_norm(x, self.arithmetic)
         show(observer, "head.input", x)
         logits = self._head(x)
-        if self.config.scale_logits:
-            logits *= 1 / math.sqrt(self.config.d_model)
+        if self.architecture.logit_scale is not None:
+            logits *= self.architecture.logit_scale
         return logits
 
     def _attention(self, index: int, x: Array, context: AttentionContext, observer: Observer | None) -> Array:
-        part, head_dim = self._blocks[index], self.config.head_dim
-        q, k, v = self._project_qkv(part.names.qkv, x, observer)
-        if part.q_norm is not None and part.k_norm is not None:  # over the whole vectors, before the heads are split
-            q, k = part.q_norm(q, self.arithmetic), part.k_norm(k, self.arithmetic)
-        q = ops.split_heads(ops.rotate(q, context.cos, context.sin, head_dim), head_dim)  # [B, H, T, h]
-        k = ops.split_heads(ops.rotate(k, context.cos, context.sin, head_dim), head_dim)  # [B, K, T, h]
+        part, head_dim, rotary = self._blocks[index], self.architecture.head_dim, self.architecture.rotary_dim
+        q, k, v = self._project_qkv(part, x, observer)
+        q = ops.split_heads(ops.rotate_heads(q, context.cos, context.sin, head_dim, rotary), head_dim)  # [B, H, T, h]
+        k = ops.split_heads(ops.rotate_heads(k, context.cos, context.sin, head_dim, rotary), head_dim)  # [B, K, T, h]
         v = ops.split_heads(v, head_dim)  # [B, K, T, h]
         for name, array in (("q", q), ("k", k), ("v", v)):
             show(observer, f"blocks.{index}.{name}", array)
         probabilities = ops.attention_probabilities(q, k, context.key_bias, self.arithmetic)  # [B, H, T, T]
+        if context.sighted is not None:
+            probabilities *= context.sighted
         show(observer, f"blocks.{index}.probabilities", probabilities)
-        mixed = ops.merge_heads(self.attention_products[index](probabilities, v))  # [B, T, d]
-        return self._apply(part.names.attn_out, mixed, observer)
+        mixed = ops.merge_heads(self.attention_products[index](probabilities, v))  # [B, T, H h]
+        return self._apply(part.plan.attn_out, mixed, observer)
 
-    def _project_qkv(self, names: tuple[str, ...], x: Array, observer: Observer | None) -> tuple[Array, Array, Array]:
-        if len(names) == 3:
-            q, k, v = (self._apply(name, x, observer) for name in names)
-            return q, k, v
-        fused = self._apply(names[0], x, observer)  # [B, T, d + 2 K h], query first
-        end_q, end_k = self.config.d_model, self.config.d_model + self.config.kv_width
-        return fused[..., :end_q], fused[..., end_q:end_k], fused[..., end_k:]
+    def _project_qkv(self, part: _Block, x: Array, observer: Observer | None) -> tuple[Array, Array, Array]:
+        projected = [self._apply(linear, x, observer) for linear in part.plan.qkv]
+        if len(projected) == 1:  # [B, T, (H + 2 K) h], query first
+            end_q = self.architecture.n_heads * self.architecture.head_dim
+            end_k = end_q + self.architecture.kv_heads * self.architecture.head_dim
+            fused = projected[0]
+            projected = [fused[..., :end_q], fused[..., end_q:end_k], fused[..., end_k:]]
+        q, k, v = projected
+        if part.q_norm is not None and part.k_norm is not None:
+            q, k = part.q_norm.by_runs(q, self.arithmetic), part.k_norm.by_runs(k, self.arithmetic)
+        clip = self.architecture.clip_qkv
+        return (q, k, v) if clip is None else (np.clip(q, -clip, clip), np.clip(k, -clip, clip), np.clip(v, -clip, clip))
 
     def _mlp(self, index: int, x: Array, observer: Observer | None) -> Array:
-        names = self._blocks[index].names
-        gate, *up = (self._apply(name, x, observer) for name in names.gate_up)  # [B, T, m]
-        hidden = ops.ACTIVATION[self.config.activation_type](gate, self.arithmetic)  # [B, T, m], or m / 2 with swiglu
+        plan = self._blocks[index].plan.mlp
+        return self._experts(index, plan, x, observer) if isinstance(plan, ExpertsPlan) else self._dense(plan, x, observer)
+
+    def _dense(self, plan: MlpPlan, x: Array, observer: Observer | None) -> Array:
+        gate, *up = (self._apply(linear, x, observer) for linear in plan.gate_up)  # [..., m]
+        hidden = ops.ACTIVATION[plan.activation](gate, self.arithmetic)  # [..., m], or m / 2 with swiglu
         if up:
             hidden *= up[0]
-        return self._apply(names.ff_out, hidden, observer)
+        return self._apply(plan.down, hidden, observer)
 
-    def _apply(self, name: str, x: Array, observer: Observer | None) -> Array:
-        show(observer, name + ".input", x)
-        return self.linears[name](x)
+    def _experts(self, index: int, plan: ExpertsPlan, x: Array, observer: Observer | None) -> Array:
+        flat = x.reshape(-1, x.shape[-1])  # [N, d]
+        router = plan.router
+        scores = self.arithmetic.matmul(flat, self.parameters[router.weight].T)  # [N, E]
+        chosen, weights = route(scores, router, None if router.bias is None else self.parameters[router.bias], self.arithmetic)
+        for name, array in (("routing", chosen), ("routing_weights", weights)):
+            show(observer, f"blocks.{index}.{name}", array.reshape(*x.shape[:-1], -1))  # [B, T, k]
+        mixed = np.zeros_like(flat)
+        for expert, mlp in enumerate(plan.experts):
+            tokens, slots = np.nonzero(chosen == expert)  # a token goes to an expert once at most
+            mixed[tokens] += self._dense(mlp, flat[tokens], observer) * weights[tokens, slots, None]
+        if plan.shared is not None:
+            mixed += self._dense(plan.shared, flat, observer)
+        return mixed.reshape(x.shape)
+
+    def _apply(self, plan: LinearPlan, x: Array, observer: Observer | None) -> Array:
+        show(observer, plan.name + ".input", x)
+        if not x.size:  # an expert that no token goes to: its weights are not touched
+            return np.zeros((*x.shape[:-1], plan.out), dtype=self.dtype)
+        return self.linears[plan.name](x)
 
     # What calibration and quantization need.
 
     def linear_groups(self, index: int) -> list[tuple[str, ...]]:
-        """Names of the linears of block `index` in causal order, those that share an input together."""
-        return self._blocks[index].names.linear_groups
+        """Names of the linears of block `index` in causal order, those that share an input together; a mixture's experts one by one."""
+        return self.architecture.blocks[index].linear_groups
 
     def replace(
         self,

@@ -221,8 +221,10 @@ REFUSED = {
         {"block_type": "sequential", "activation_type": "swiglu", "mlp_hidden_size": 5},
         "mlp_hidden_size is 5 with activation_type 'swiglu'; allowed: an even number",
     ),
-    "dream": ({"model_type": "Dream"}, "model_type is 'Dream'; allowed: 'llada'"),
-    "moe": ({"model_type": "llada_moe"}, "model_type is 'llada_moe'; allowed: 'llada'"),
+    "dream": ({"model_type": "Dream"}, "not understood in a Dream model: activation_type ('silu'), block_type ('llama'), d_model (8), ..."),
+    "moe": ({"model_type": "llada_moe"}, "not understood in a LLaDA-MoE model: activation_type ('silu')"),
+    "another family": ({"model_type": "llama"}, "model_type is 'llama'; allowed: 'llada', 'Dream', 'lladamoe', 'llada2_moe'"),
+    "two families": ({"architectures": ["DreamModel"]}, "model_type is 'llada' but architectures is ['DreamModel']"),
     "zero layers": ({"n_layers": 0}, "n_layers is 0; allowed: an integer of at least 1"),
     "float width": ({"d_model": 8.0}, "d_model is 8.0; allowed: an integer of at least 1"),
     "bool width": ({"d_model": True}, "d_model is True; allowed: an integer of at least 1"),
@@ -255,8 +257,8 @@ def test_absent_rope_is_false():
 
 
 def test_other_architectures_are_refused_without_a_model_type():
-    with pytest.raises(InputError, match="architectures is \\['DreamModel'\\]"):
-        model.Config.from_dict({"architectures": ["DreamModel"], "rope": True})
+    with pytest.raises(InputError, match=r"architectures is \['ILLaDAForCausalLM'\] and model_type is absent; allowed: .* DreamModel"):
+        model.Config.from_dict({"architectures": ["ILLaDAForCausalLM"], "rope": True})
 
 
 def test_keys_that_change_nothing_are_tolerated():

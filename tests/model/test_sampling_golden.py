@@ -20,7 +20,7 @@ def arguments(variant, case):
 
 
 def test_every_case_is_here():
-    assert len(CASES) == 36
+    assert len(CASES) == 38
     assert {case["name"] for variant, case in CASES if variant == RICH} >= {"masks_in_prompt", "left_padded_cfg"}
 
 
