@@ -19,7 +19,7 @@ from refquant.apply.description import (
     read_description,
     tensor_digest,
 )
-from refquant.apply.quantized import QuantizedModel
+from refquant.apply.quantized import LinearArithmetic, QuantizedModel
 from refquant.apply.recipe import Recipe
 from refquant.core import Origin, QTensor, QuantSpec
 from refquant.errors import InputError, UsageError
@@ -192,7 +192,7 @@ def _read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path)
     return weight
 
 
-def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST) -> Transformer:
+def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST, *, linears: LinearArithmetic = "fake") -> Transformer:
     """Load a checkpoint folder as a model, quantized or not.
 
     Parameters
@@ -201,14 +201,20 @@ def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST
         A LLaDA checkpoint, or a folder that ``refquant quantize`` wrote.
     dtype : {"float32", "float64"}
     arithmetic : Arithmetic
+    linears : {"fake", "integer"}
+        How quantized linears are computed; see :meth:`QuantizedModel.attach`.
 
     Raises
     ------
     InputError
         If the folder is not one of the two or is damaged.
+    UsageError
+        If linears are to multiply integers and the folder's recipe does not give them any.
     """
     path = Path(path)
     if not is_quantized(path):
+        if linears != "fake":
+            raise UsageError(f"{path} is a full-precision checkpoint; {linears} arithmetic needs a quantized folder")
         return model.load(path, dtype, arithmetic)
     quantized, tensors = _read_folder(path)
     if dtype not in ("float32", "float64"):
@@ -216,7 +222,7 @@ def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST
     for name, weight in quantized.weights.items():
         tensors[f"{name}.weight"] = weight.dequantize(np.dtype(dtype))
     config = Config.from_dict(read_json(path / "config.json"), str(path / "config.json"))
-    return quantized.attach(model.build(config, tensors, dtype, arithmetic))
+    return quantized.attach(model.build(config, tensors, dtype, arithmetic), arithmetic=linears)
 
 
 def input_digest(source: Path) -> str:

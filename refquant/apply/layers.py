@@ -1,6 +1,7 @@
 """Quantized stand-ins for the model's linears and attention products.
 
-They are fake-quantized: codes are turned back into numbers and multiplied in floating point.
+Most are fake-quantized: codes are turned back into numbers and multiplied in floating point. :class:`IntegerLinear` multiplies the codes;
+there is no such attention product: softmax output and V are fake-quantized whatever the linears do.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import numpy as np
 
 from model import DenseAttentionProduct, DenseLinear
 from refquant.core import Grid, QTensor, QuantSpec, Tiling
+from refquant.errors import InputError
 from refquant.methods.activation.per_token import quantize_per_token
 from refquant.methods.activation.probabilities import quantize_probabilities
 from refquant.methods.activation.static import quantize_static
+from refquant.methods.kernels.integer_bound import difference_bound
+from refquant.methods.kernels.integer_linear import activation_codes, integer_linear
+from refquant.methods.kernels.integer_weight import prepare_weight
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 
@@ -80,6 +85,62 @@ class StaticQuantizer:
     def __call__(self, x: Array) -> Array:
         """Quantize and dequantize ``[..., features]``."""
         return quantize_static(x.reshape(-1, x.shape[-1]), self.grid, self.spec).reshape(x.shape)
+
+
+class IntegerLinear:
+    """The linear of :class:`QuantizedLinear`, computed from the codes: int32 sums of products, scaled group by group.
+
+    Both see the same codes and grids; :meth:`difference_bound` says how far their results can be apart.
+
+    Parameters
+    ----------
+    weight : QTensor ``[out, in]``
+    bias : ndarray ``[out]``, optional
+        Of `dtype`.
+    quantize_input : PerTokenQuantizer or StaticQuantizer
+    dtype : dtype
+        float32 or float64, of the model: the format that sums are scaled in.
+    arithmetic : Arithmetic
+
+    Raises
+    ------
+    UsageError
+        If integers cannot do it: a weight without codes, real zero points, formats so wide that an int32 might overflow.
+    """
+
+    __slots__ = ("_prepared", "arithmetic", "bias", "quantize_input", "weight")
+
+    def __init__(
+        self,
+        weight: QTensor,
+        bias: Array | None,
+        quantize_input: PerTokenQuantizer | StaticQuantizer,
+        dtype: np.dtype[Any],
+        arithmetic: Arithmetic = FAST,
+    ) -> None:
+        self.weight, self.bias, self.quantize_input, self.arithmetic = weight, bias, quantize_input, arithmetic
+        self._prepared = prepare_weight(weight, quantize_input.spec, dtype, arithmetic)
+
+    def __call__(self, x: Array) -> Array:
+        """Apply the layer to ``[..., in]``; InputError if `x` has another dtype than the layer."""
+        y = integer_linear(*self._codes(x), self._prepared, self.bias, self.arithmetic)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    def difference_bound(self, x: Array) -> Array:
+        """Bound on the distance to the fake-quantized layer's result for `x`, element by element, float64 ``[..., out]``."""
+        bound = difference_bound(*self._codes(x), self._prepared, self.bias, self.arithmetic)
+        return bound.reshape(*x.shape[:-1], bound.shape[-1])
+
+    @property
+    def accumulator_bound(self) -> int:
+        """No int32 sum exceeds it in magnitude, whatever the input."""
+        return self._prepared.bound
+
+    def _codes(self, x: Array) -> tuple[Array, Grid]:
+        if x.dtype != self._prepared.dtype:
+            raise InputError(f"the input has dtype {x.dtype}; this layer works in {self._prepared.dtype}")
+        grid = self.quantize_input.grid if isinstance(self.quantize_input, StaticQuantizer) else None
+        return activation_codes(x.reshape(-1, x.shape[-1]), self.quantize_input.spec, grid)
 
 
 class QuantizedAttentionProduct:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
-from model import DenseLinear, Transformer
-from refquant.apply.layers import ActivationQuantizer, PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, StaticQuantizer
+from model import DenseLinear, Linear, Transformer
+from refquant.apply.layers import IntegerLinear, PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, StaticQuantizer
 from refquant.apply.recipe import Recipe
 from refquant.core import Grid, QTensor
-from refquant.errors import InputError
+from refquant.errors import InputError, UsageError
+
+LinearArithmetic = Literal["fake", "integer"]
+"""How quantized linears are computed: from numbers that codes are turned back into, or from the codes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,24 +67,51 @@ class QuantizedModel:
         for name in ("weights", "input_grids", "value_grids", "value_alphas"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
-    def attach(self, m: Transformer) -> Transformer:
+    def attach(self, m: Transformer, *, arithmetic: LinearArithmetic = "fake") -> Transformer:
         """Return `m` with this model's quantized linears and attention products in it.
+
+        Parameters
+        ----------
+        m : Transformer
+        arithmetic : {"fake", "integer"}
+            Whether linears turn codes back into numbers and multiply those, or multiply the codes
+            (:class:`~refquant.apply.layers.IntegerLinear`). Attention products are the same in both.
 
         Raises
         ------
         InputError
             If `m` has linears that the recipe quantizes and this object does not hold, or the other way round, or shapes differ.
+        UsageError
+            If `arithmetic` is another word, or ``"integer"`` and the recipe leaves weights or activations in floating point, or a
+            linear's formats are not for integers: real zero points, or an int32 that might overflow.
         """
+        if arithmetic not in ("fake", "integer"):
+            raise UsageError(f"arithmetic is {arithmetic!r}; allowed: 'fake', 'integer'")
         self._check_fit(m)
-        linears = {}
+        if arithmetic == "integer":
+            self._check_codes()
+        linears: dict[str, Linear] = {}
         for name in m.linears:
             quantizer = input_quantizer(self.recipe, name, self.input_grids)
             weight = self.weights.get(name)
-            if weight is not None or quantizer is not None:
-                dense = dense_linear(m, name)
+            if weight is None and quantizer is None:
+                continue
+            dense = dense_linear(m, name)
+            if arithmetic == "integer" and weight is not None and quantizer is not None:
+                linears[name] = _integer_linear(name, weight, dense, quantizer, m)
+            else:
                 linears[name] = QuantizedLinear(dense.weight if weight is None else weight, dense.bias, quantizer, m.dtype, m.arithmetic)
         products = {index: attention_product(self.recipe, m, self.value_grids.get(index)) for index in range(m.config.n_layers)}
         return m.replace(linears, {index: product for index, product in products.items() if product is not None})
+
+    def _check_codes(self) -> None:
+        """A linear with one operand in floating point has no integer product; it is not left out without a word."""
+        for what, method in (("activations", self.recipe.activations.method), ("weights", self.recipe.weights.method)):
+            if method == "none":
+                raise UsageError(
+                    f"recipe {self.recipe.name} leaves {what} in floating point ({what}.method is 'none'); integer arithmetic multiplies "
+                    "codes by codes and needs a recipe that quantizes both, such as w8a8"
+                )
 
     def _check_fit(self, m: Transformer) -> None:
         """A linear that is left out would run in floating point, and V without its scales on scales of the moment, without a word."""
@@ -102,7 +133,16 @@ class QuantizedModel:
                 raise InputError(f"{name}: the quantized weight has shape {weight.shape}, the model's {shape}")
 
 
-def input_quantizer(recipe: Recipe, name: str, grids: Mapping[str, Grid]) -> ActivationQuantizer | None:
+def _integer_linear(
+    name: str, weight: QTensor, dense: DenseLinear, quantizer: PerTokenQuantizer | StaticQuantizer, m: Transformer
+) -> IntegerLinear:
+    try:
+        return IntegerLinear(weight, dense.bias, quantizer, m.dtype, m.arithmetic)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def input_quantizer(recipe: Recipe, name: str, grids: Mapping[str, Grid]) -> PerTokenQuantizer | StaticQuantizer | None:
     """The activation quantizer before a linear, or None."""
     if recipe.activations.method == "none" or is_skipped(recipe, name):
         return None

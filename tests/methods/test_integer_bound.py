@@ -107,6 +107,7 @@ def test_the_definition_by_fractions():
     """[INT-6] gamma_(n+3) + gamma_(G+H+2) on the sum of magnitudes, with groups of features across groups of an activation order."""
     rng = np.random.default_rng(5)
     x = rng.standard_normal((30, 13))
+    x[:, :4] *= 10  # quantized first, in one group
     q = gptq(rng.standard_normal((3, 13)), x.T @ x, spec("int4", group_size=5), act_order=True)
     how, x, bias = spec("int8", group_size=4), x[:2].astype(np.float32), rng.standard_normal(3).astype(np.float32)
     codes, grid = activation_codes(x, how)
@@ -117,8 +118,9 @@ def test_the_definition_by_fractions():
         return m * unit / (1 - m * unit)
 
     place = {column: i // 5 for i, column in enumerate(q.permutation.tolist())}
-    most = max(len({place[k] for k in range(13) if k // 4 == h}) for h in range(4))
-    assert most == 3  # otherwise the case says little
+    counts = [len({place[k] for k in range(13) if k // 4 == h}) for h in range(4)]
+    most = max(counts)
+    assert counts[0] < most  # otherwise the case says little
     for t in range(2):
         for o in range(3):
             total = Fraction(0)
