@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model import DenseLinear, Keep, Transformer
+from model import DenseLinear, Keep, Transformer, embedded, embedded_directory
+from refquant.apply.recipe import Calibration
+from refquant.apply.run import open_workbench
 from refquant.apply.states import CalibrationState, batches
-from refquant.core import QTensor, QuantSpec, Stats
+from refquant.core import QTensor, QuantSpec, Stats, spec
 from refquant.core.fitting import fit_grid
 from refquant.errors import InputError, UsageError
 from refquant.methods.compensate.gptq import gptq
@@ -55,8 +57,18 @@ class Gap:
         return 1.0 if self.losses[method] == best else self.losses[method] / best if best else np.inf
 
 
+def embedded_gaps(
+    bits: Sequence[int] = (2, 3, 4), rows: int = 8, columns: int = 12, samples: int = 16, seed: int = 0
+) -> dict[int, list[Gap]]:
+    """Measure gaps on the embedded model, on `samples` of its calibration texts with independently drawn masks."""
+    source = embedded_directory()
+    bench = open_workbench(source, embedded(), source / "calib.jsonl", seed)
+    states = bench.states(Calibration(states="iid", samples=samples, prompts=samples)).states
+    return {width: measure_gaps(bench.model, states, spec(f"int{width}"), rows=rows, columns=columns) for width in bits}
+
+
 def measure_gaps(
-    m: Transformer, states: Sequence[CalibrationState], spec: QuantSpec, *, rows: int = 8, columns: int = 12, damping: float = 0.01
+    m: Transformer, states: Sequence[CalibrationState], chosen: QuantSpec, *, rows: int = 8, columns: int = 12, damping: float = 0.01
 ) -> list[Gap]:
     """Solve the first `rows` x `columns` of every linear of a model with every method.
 
@@ -65,7 +77,7 @@ def measure_gaps(
     m : Transformer
         In full precision.
     states : sequence of CalibrationState
-    spec : QuantSpec
+    chosen : QuantSpec
         Its tiling is one scale a row.
     rows, columns : int
         Size of the cut; the optimum is exponential in the columns.
@@ -87,15 +99,15 @@ def measure_gaps(
         raise InputError("measuring gaps needs calibration states; there are none")
     if rows < 1 or not 1 <= columns <= 20:
         raise UsageError(f"a cut has at least one row and 1 to 20 columns; got {rows} x {columns}")
-    if spec.tiling.extents[1] is not None:
-        raise UsageError(f"a cut has one scale a row; the tiling is {spec.tiling.extents}")
+    if chosen.tiling.extents[1] is not None:
+        raise UsageError(f"a cut has one scale a row; the tiling is {chosen.tiling.extents}")
     stats = _statistics(m, states, columns)
     found = []
     for name, linear in m.linears.items():
         if not isinstance(linear, DenseLinear):
             raise InputError(f"{name} is already quantized; start from the full-precision model")
         weight = linear.weight[:rows, :columns].astype(np.float64)
-        found.append(_gap(name, weight, stats[name], spec, damping, m))
+        found.append(_gap(name, weight, stats[name], chosen, damping, m))
     return found
 
 
@@ -111,17 +123,17 @@ def _statistics(m: Transformer, states: Sequence[CalibrationState], columns: int
     return total
 
 
-def _gap(name: str, weight: Array, stats: Stats, spec: QuantSpec, damping: float, m: Transformer) -> Gap:
-    problem = Quadratic.of(weight, stats.hessian, spec, damping, m.arithmetic)
-    grid = fit_grid(problem.weight, spec, m.arithmetic)
+def _gap(name: str, weight: Array, stats: Stats, chosen: QuantSpec, damping: float, m: Transformer) -> Gap:
+    problem = Quadratic.of(weight, stats.hessian, chosen, damping, m.arithmetic)
+    grid = fit_grid(problem.weight, chosen, m.arithmetic)
     h = stats.hessian
     solved: dict[str, QTensor] = {
-        "RTN": rtn(problem.weight, spec, m.arithmetic),
-        "GPTQ": gptq(weight, h, spec, grid=grid, damping=damping, arithmetic=m.arithmetic),
-        "GPTQ, act order": gptq(weight, h, spec, grid=grid, act_order=True, damping=damping, arithmetic=m.arithmetic),
-        "Babai": optimum(weight, h, spec, grid=grid, first_leaf=True, damping=damping, arithmetic=m.arithmetic),
-        "OBQ": obq(weight, h, spec, grid=grid, damping=damping, arithmetic=m.arithmetic),
-        "optimum": optimum(weight, h, spec, grid=grid, damping=damping, arithmetic=m.arithmetic),
+        "RTN": rtn(problem.weight, chosen, m.arithmetic),
+        "GPTQ": gptq(weight, h, chosen, grid=grid, damping=damping, arithmetic=m.arithmetic),
+        "GPTQ, act order": gptq(weight, h, chosen, grid=grid, act_order=True, damping=damping, arithmetic=m.arithmetic),
+        "Babai": optimum(weight, h, chosen, grid=grid, first_leaf=True, damping=damping, arithmetic=m.arithmetic),
+        "OBQ": obq(weight, h, chosen, grid=grid, damping=damping, arithmetic=m.arithmetic),
+        "optimum": optimum(weight, h, chosen, grid=grid, damping=damping, arithmetic=m.arithmetic),
     }
     by_row = {method: problem.loss(q.dequantize(np.dtype(np.float64)), m.arithmetic) for method, q in solved.items()}
     best = by_row["optimum"]

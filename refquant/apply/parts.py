@@ -211,7 +211,7 @@ class Calibration:
     """
 
     states: Literal["none", "clean", "iid", "rollout", "tmas"] = "iid"
-    samples: Count = 128
+    samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
     prompts: Count = 32
     gen_length: Count = 64
     block_length: Count = 16
