@@ -81,7 +81,7 @@ def command(
     name = f"{name} (evaluated)" if name == REFERENCE else name
     tokenizer, check = Tokenizer.from_directory(source), None
     if arithmetic == "integer":
-        name = f"{name} (integer)"
+        name = f"{name}, integer"
         check = compare_arithmetics(load(directory), candidate, first_batch(m, tokenizer, data, sizes, seed))
     with Progress(evaluation_costs(data, sizes, 2), talk_console()) as progress:
         evaluation = run_evaluation(m, {name: candidate}, tokenizer, data, sizes, seed, progress)
@@ -111,10 +111,12 @@ def integer_lines(check: IntegerCheck) -> list[str]:
     share = percent(check.accumulator_bound / check.accumulator_limit, 4)
     return [
         f"integer arithmetic: {counted(check.linears, 'linear')} multiply codes; attention products are as in fake quantization",
-        f"int32 accumulators stay within bounds: at most {check.accumulator_bound} of {check.accumulator_limit} ({share}), "
+        f"int32 accumulators stay within bounds: at most {check.accumulator_bound:,} of {check.accumulator_limit:,} ({share}), "
         "proved for the formats' ends",
-        f"largest logit difference to fake quantization on the first batch ({counted(check.sequences, 'sequence')}, "
-        f"{counted(check.tokens, 'token')}): {number(check.logit_difference, 3)}; logits reach {number(check.largest_logit, 3)}",
+        f"on the first batch ({counted(check.sequences, 'sequence')}, {counted(check.tokens, 'token')}) linears differ from fake "
+        f"quantization by at most {percent(check.bound_share)} of the proved bound",
+        f"largest logit difference there: {number(check.logit_difference)}; logits reach {number(check.largest_logit)} "
+        "(a last bit can move a later activation to the next code)",
     ]
 
 
@@ -125,6 +127,7 @@ def integer_json(check: IntegerCheck) -> dict[str, Any]:
         "accumulator_bound": check.accumulator_bound,
         "accumulator_limit": check.accumulator_limit,
         "first_batch": {"sequences": check.sequences, "tokens": check.tokens},
+        "largest_share_of_bound": check.bound_share,
         "largest_logit_difference": check.logit_difference,
         "largest_logit": check.largest_logit,
     }

@@ -15,7 +15,7 @@ from refquant.apply.parts import Activations
 from refquant.apply.quantize import QuantizedModel, quantize_model
 from refquant.apply.quantized import dense_linear
 from refquant.core import fit_grid
-from refquant.errors import InputError, UsageError
+from refquant.errors import InputError, NumericalError, UsageError
 from tests.apply.tiny import LLADA, SEQUENTIAL, recipe, states_of, tiny
 
 PLANS = {
@@ -70,8 +70,20 @@ def test_the_logits_are_close_and_not_the_same():
     assert check.logit_difference < 1e-9 * np.abs(expected).max()
     assert check.largest_logit == np.abs(expected).max()
     assert (check.sequences, check.tokens, check.linears) == (1, 9, 14)
+    assert 1e-3 < check.bound_share <= 1
     assert check.accumulator_limit == 2**31 - 1
     assert check.accumulator_bound == 10 * 128 * 15  # int8 by uint4 in groups of 10
+
+
+def test_a_linear_that_breaks_its_bound_is_an_error():
+    """The bias of one integer linear is off by a thousandth."""
+    m, states = tiny(), states_of()
+    found = quantize_model(m, PLANS["rtn, per token"], states)
+    fake, integer = found.attach(m), found.attach(m, arithmetic="integer")
+    wrong = integer.linears["model.transformer.blocks.1.up_proj"]
+    wrong.bias = wrong.bias * 1.001
+    with pytest.raises(NumericalError, match=r"^model.transformer.blocks.1.up_proj: .* differ by \S+ times the proved bound"):
+        compare_arithmetics(fake, integer, states[0].ids[None])
 
 
 def test_the_longest_group_of_any_linear_decides():

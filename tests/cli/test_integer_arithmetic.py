@@ -40,12 +40,13 @@ def test_json_holds_both_the_row_and_the_comparison(run, folders, checkpoint):
     ran = evaluated(run, folders / "w8a8", checkpoint, "--arithmetic", "integer", "--format", "json")
     assert ran.code == 0, ran.err
     assert ran.json["arithmetic"] == "integer"
-    assert [row["name"] for row in ran.json["evaluation"]["rows"]] == ["full precision", "w8a8 (integer)"]
-    assert set(ran.json["sizes"]) == {"full precision", "w8a8 (integer)"}
+    assert [row["name"] for row in ran.json["evaluation"]["rows"]] == ["full precision", "w8a8, integer"]
+    assert set(ran.json["sizes"]) == {"full precision", "w8a8, integer"}
     check = ran.json["integer_check"]
     assert check["integer_linears"] == 14
     assert 0 < check["accumulator_bound"] <= check["accumulator_limit"] == 2**31 - 1
     assert 0 < check["largest_logit_difference"] < 1e-2 * check["largest_logit"]
+    assert 1e-3 < check["largest_share_of_bound"] <= 1
     assert check["first_batch"]["tokens"] == 24 * check["first_batch"]["sequences"]
     fake = evaluated(run, folders / "w8a8", checkpoint, "--format", "json").json
     assert (fake["arithmetic"], fake["integer_check"]) == ("fake", None)
@@ -60,12 +61,11 @@ def test_the_table_says_it_in_words(run, folders, checkpoint):
     ran = evaluated(run, folders / "w8a8", checkpoint, "--arithmetic", "integer")
     assert ran.code == 0, ran.err
     text = " ".join(ran.out.split())
-    assert "w8a8 (integer)" in text
+    assert "w8a8, integer" in text
     assert "14 linears multiply codes" in text
-    assert re.search(r"int32 accumulators stay within bounds: at most \d+ of 2147483647 \(0\.\d{4}%\)", text)
-    assert re.search(
-        r"largest logit difference to fake quantization on the first batch \(\d+ sequences?, \d+ tokens\): \S+; logits reach", text
-    )
+    assert re.search(r"int32 accumulators stay within bounds: at most [\d,]+ of 2,147,483,647 \(0\.\d{4}%\)", text)
+    assert re.search(r"first batch \(\d+ sequences?, \d+ tokens\) linears differ .* by at most \d+\.\d% of the proved bound", text)
+    assert re.search(r"largest logit difference there: \S+; logits reach \d", text)
     plain = evaluated(run, folders / "w8a8", checkpoint).out
     assert "integer" not in plain
 
