@@ -307,7 +307,8 @@ def test_operands_that_do_not_fit_are_refused():
     for wrong, message in (
         ((codes[:, :7], grid, prepared, None), r"integers \[tokens, 8\], not int8 of shape \(2, 7\)"),
         ((codes.astype(F32), grid, prepared, None), "not float32"),
-        ((codes.astype(np.int16) * 300, grid, prepared, None), r"lie in -128\.\.127"),
+        ((np.full((2, 8), 128, np.int16), grid, prepared, None), r"of int8 lie in -128\.\.127; found 128\.\.128"),
+        ((np.full((2, 8), -129, np.int16), grid, prepared, None), r"found -129\.\.-129"),
         ((codes, Grid(scale=np.ones((3, 1)), zero=None), prepared, None), r"shape \(3, 1\); allowed: \(2, 1\) or \(1, 1\)"),
         (
             (codes, grid, prepared, np.zeros(2, F32)),
