@@ -8,7 +8,7 @@ from model.architecture import Architecture, ModelConfig
 from model.checkpoint import build, embedded, embedded_directory, load
 from model.commit import aligned
 from model.config import Config
-from model.layers import AttentionProduct, DenseAttentionProduct, DenseLinear, Linear
+from model.layers import AttentionProduct, DenseAttentionProduct, DenseLinear, Linear, ScoreOperands
 from model.likelihood import nll_bound
 from model.sampling import Step, denoise, generate
 from model.sampling_dream import denoise_dream, generate_dream
@@ -30,6 +30,7 @@ __all__ = [
     "ModelConfig",
     "Observer",
     "Step",
+    "ScoreOperands",
     "Tokenizer",
     "Transformer",
     "aligned",

@@ -31,6 +31,13 @@ class AttentionProduct(Protocol):
         """Mix the values."""
 
 
+class ScoreOperands(Protocol):
+    """Maps rotated queries ``[B, H, T, h]`` and keys ``[B, K, T, h]`` to what their product sees, and leaves both alone."""
+
+    def __call__(self, queries: Array, keys: Array) -> tuple[Array, Array]:
+        """Prepare both operands."""
+
+
 class DenseLinear:
     """``x W^T + b`` with plain floating-point weights.
 
@@ -60,7 +67,7 @@ class DenseLinear:
     array([[[11.5]]])
     """
 
-    __slots__ = ("_columns", "arithmetic", "bias", "weight")
+    __slots__ = ("_bias", "_columns", "arithmetic")
 
     def __init__(self, weight: Array, bias: Array | None = None, arithmetic: Arithmetic = FAST) -> None:
         if np.ndim(weight) != 2:
@@ -69,16 +76,25 @@ class DenseLinear:
             raise UsageError(f"the bias has shape {np.shape(bias)}; allowed beside this weight: ({weight.shape[0]},)")
         # Kept input-major: BLAS is up to 1.5 times as fast on few tokens when the product needs no transposition.
         self._columns = read_only(weight.T)  # [in, out]
-        self.weight = self._columns.T
-        self.bias = None if bias is None else read_only(bias)
+        self._bias = None if bias is None else read_only(bias)
         self.arithmetic = arithmetic
+
+    @property
+    def weight(self) -> Array:
+        """The weight [out, in], a view."""
+        return self._columns.T
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias [out], if there is one."""
+        return self._bias
 
     def __call__(self, x: Array) -> Array:
         """Apply the layer to ``[..., in]``."""
         # One product over all rows: a stack of small ones would leave BLAS without work to share out.
         y = self.arithmetic.matmul(x.reshape(-1, x.shape[-1]), self._columns)  # [rows, out]
-        if self.bias is not None:
-            y += self.bias
+        if self._bias is not None:
+            y += self._bias
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from model import border, ops
 from model.architecture import BlockPlan, ExpertsPlan, LinearPlan, MlpPlan, ModelConfig, NormPlan
-from model.layers import AttentionProduct, DenseAttentionProduct, Linear, Norm
+from model.layers import AttentionProduct, DenseAttentionProduct, Linear, Norm, ScoreOperands
 from model.routing import route
+from model.streaming import StreamedTensors, count, gather
 from model.taps import Observer, show
 from model.visibility import read_mask, read_positions
 from refquant.errors import InputError, UsageError
@@ -55,10 +56,12 @@ class Transformer:
         float32 or float64: of every parameter, activation and table.
     arithmetic : Arithmetic
     parameters : mapping of str to ndarray
-        Every stored tensor, by its name in the checkpoint.
+        Every stored tensor, by its name in the checkpoint. Of a streamed model each look-up reads it again.
     linears : mapping of str to Linear
         The linears of all blocks in causal order, by module name (a tensor's name without ``.weight``); every expert's are among them.
         Not among them are the embedding, the head, although LLaDA's, too, is called ``ff_out``, and the routers.
+    score_operands : tuple of ScoreOperands or None
+        One a block: what queries and keys go through before their product; None leaves them alone.
     attention_products : tuple of AttentionProduct
         One a block.
     """
@@ -72,17 +75,20 @@ class Transformer:
         dtype: np.dtype[Any],
         arithmetic: Arithmetic,
         attention_products: tuple[AttentionProduct, ...] | None = None,
+        score_operands: tuple[ScoreOperands | None, ...] | None = None,
     ) -> None:
         self.config = config
         self.architecture = config.architecture()
         self.dtype = dtype
         self.arithmetic = arithmetic
-        self.parameters = MappingProxyType(dict(parameters))
+        streamed = isinstance(parameters, StreamedTensors)
+        self.parameters: Mapping[str, Array] = parameters if streamed else MappingProxyType(dict(parameters))
         self.linears = MappingProxyType(dict(linears))
         self.attention_products = attention_products or (DenseAttentionProduct(arithmetic),) * config.n_layers
+        self.score_operands = score_operands or (None,) * config.n_layers
         self._head = head
         self._final_norm = self._norm(self.architecture.final_norm)
-        self._blocks = [self._read_block(plan) for plan in self.architecture.blocks]
+        self._blocks = None if streamed else [self._read_block(plan) for plan in self.architecture.blocks]
 
     def _norm(self, plan: NormPlan) -> Norm:
         weight = self.parameters[plan.name + ".weight"] if plan.gain else None
@@ -93,6 +99,9 @@ class Transformer:
         q_norm = None if plan.q_norm is None else self._norm(plan.q_norm)
         k_norm = None if plan.k_norm is None else self._norm(plan.k_norm)
         return _Block(plan, self._norm(plan.attn_norm), self._norm(plan.ff_norm), q_norm, k_norm)
+
+    def _part(self, index: int) -> _Block:
+        return self._read_block(self.architecture.blocks[index]) if self._blocks is None else self._blocks[index]
 
     # The forward pass, from the outside in.
 
@@ -148,7 +157,7 @@ class Transformer:
 
     def embed(self, input_ids: Any) -> Array:
         """Look token ids [B, T] up: [B, T, d]. Positions enter through :meth:`context` only."""
-        x = self.parameters[self.architecture.embedding + ".weight"][border.token_ids(input_ids, self.config.embedding_rows)]
+        x = gather(self.parameters, self.architecture.embedding + ".weight", border.token_ids(input_ids, self.config.embedding_rows))
         if self.architecture.embedding_scale is not None:
             x *= self.architecture.embedding_scale
         return x
@@ -168,9 +177,9 @@ class Transformer:
     def block(self, index: int, x: Array, context: AttentionContext, observer: Observer | None = None) -> Array:
         """One block: [B, T, d] in and out. `x` is not written to."""
         show(observer, f"blocks.{index}.input", x)
-        part = self._blocks[index]
-        x = x + self._attention(index, part.attn_norm(x, self.arithmetic), context, observer)
-        x += self._mlp(index, part.ff_norm(x, self.arithmetic), observer)
+        part = self._part(index)
+        x = x + self._attention(index, part, part.attn_norm(x, self.arithmetic), context, observer)
+        x += self._mlp(index, part.plan.mlp, part.ff_norm(x, self.arithmetic), observer)
         return x
 
     def head(self, x: Array, observer: Observer | None = None) -> Array:
@@ -182,14 +191,17 @@ class Transformer:
             logits *= self.architecture.logit_scale
         return logits
 
-    def _attention(self, index: int, x: Array, context: AttentionContext, observer: Observer | None) -> Array:
-        part, head_dim, rotary = self._blocks[index], self.architecture.head_dim, self.architecture.rotary_dim
+    def _attention(self, index: int, part: _Block, x: Array, context: AttentionContext, observer: Observer | None) -> Array:
+        head_dim, rotary = self.architecture.head_dim, self.architecture.rotary_dim
         q, k, v = self._project_qkv(part, x, observer)
         q = ops.split_heads(ops.rotate_heads(q, context.cos, context.sin, head_dim, rotary), head_dim)  # [B, H, T, h]
         k = ops.split_heads(ops.rotate_heads(k, context.cos, context.sin, head_dim, rotary), head_dim)  # [B, K, T, h]
         v = ops.split_heads(v, head_dim)  # [B, K, T, h]
         for name, array in (("q", q), ("k", k), ("v", v)):
             show(observer, f"blocks.{index}.{name}", array)
+        prepare = self.score_operands[index]
+        if prepare is not None:
+            q, k = prepare(q, k)
         probabilities = ops.attention_probabilities(q, k, context.key_bias, self.arithmetic)  # [B, H, T, T]
         if context.sighted is not None:
             probabilities *= context.sighted
@@ -210,8 +222,7 @@ class Transformer:
         clip = self.architecture.clip_qkv
         return (q, k, v) if clip is None else (np.clip(q, -clip, clip), np.clip(k, -clip, clip), np.clip(v, -clip, clip))
 
-    def _mlp(self, index: int, x: Array, observer: Observer | None) -> Array:
-        plan = self._blocks[index].plan.mlp
+    def _mlp(self, index: int, plan: MlpPlan | ExpertsPlan, x: Array, observer: Observer | None) -> Array:
         return self._experts(index, plan, x, observer) if isinstance(plan, ExpertsPlan) else self._dense(plan, x, observer)
 
     def _dense(self, plan: MlpPlan, x: Array, observer: Observer | None) -> Array:
@@ -252,6 +263,7 @@ class Transformer:
         self,
         linears: Mapping[str, Linear] | None = None,
         attention_products: Mapping[int, AttentionProduct] | None = None,
+        score_operands: Mapping[int, ScoreOperands] | None = None,
     ) -> Transformer:
         """Return a new model with other linears or attention products in it, sharing everything else.
 
@@ -261,23 +273,25 @@ class Transformer:
             By the keys of :attr:`linears`.
         attention_products : mapping of int to AttentionProduct, optional
             By block index.
+        score_operands : mapping of int to ScoreOperands, optional
+            By block index: what is done to queries and keys before their product.
 
         Raises
         ------
         UsageError
             If a name or an index does not exist in this model.
         """
-        linears, attention_products = dict(linears or {}), dict(attention_products or {})
+        linears, attention_products, operands = dict(linears or {}), dict(attention_products or {}), dict(score_operands or {})
         for name in linears:
             if name not in self.linears:
                 raise UsageError(
                     f"there is no linear {name!r} to replace; allowed: {', '.join(list(self.linears)[:7])}, ..."
                 )
-        for index in attention_products:
+        for index in (*attention_products, *operands):
             if index not in range(self.config.n_layers):
                 last = self.config.n_layers - 1
                 raise UsageError(
-                    f"there is no block {index!r} to replace the attention product of; allowed: 0 to {last}"
+                    f"there is no block {index!r} to replace the attention of; allowed: 0 to {last}"
                 )
         return Transformer(
             self.config,
@@ -287,8 +301,10 @@ class Transformer:
             self.dtype,
             self.arithmetic,
             tuple(attention_products.get(index, old) for index, old in enumerate(self.attention_products)),
+            tuple(operands.get(index, old) for index, old in enumerate(self.score_operands)),
         )
 
     def __repr__(self) -> str:
-        count = sum(array.size for array in self.parameters.values())
-        return f"Transformer({self.config.n_layers} blocks, width {self.config.d_model}, {count:,} parameters, {self.dtype})"
+        kept = "streamed, " if isinstance(self.parameters, StreamedTensors) else ""
+        sizes = f"{self.config.n_layers} blocks, width {self.config.d_model}, {count(self.parameters):,} parameters"
+        return f"Transformer({sizes}, {kept}{self.dtype})"

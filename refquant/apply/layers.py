@@ -143,6 +143,25 @@ class IntegerLinear:
         return activation_codes(x.reshape(-1, x.shape[-1]), self.quantize_input.spec, grid)
 
 
+class QuantizedScoreOperands:
+    """Queries and keys quantized a head and token at a time, before their product.
+
+    Parameters
+    ----------
+    spec : QuantSpec
+        Of one operand ``[tokens, head_dim]``.
+    """
+
+    __slots__ = ("_quantize",)
+
+    def __init__(self, spec: QuantSpec) -> None:
+        self._quantize = PerTokenQuantizer(spec)
+
+    def __call__(self, queries: Array, keys: Array) -> tuple[Array, Array]:
+        """Quantize and dequantize both, ``[B, heads, T, h]``."""
+        return self._quantize(queries), self._quantize(keys)
+
+
 class QuantizedAttentionProduct:
     """The product of softmax output and V with one or both operands quantized.
 

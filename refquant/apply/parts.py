@@ -189,6 +189,31 @@ class Probabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueriesKeys:
+    """How rotated queries and keys are quantized before their product, at run time.
+
+    Parameters
+    ----------
+    method : {"none", "per_token"}
+        A scale a head and token, or none. DLLMQuant does not describe this product; leaving it alone is the default, quantizing both operands is what DuQuant does.
+    bits, scheme
+        As in :func:`refquant.spec`.
+    """
+
+    method: Literal["none", "per_token"] = "none"
+    bits: Bits = 8
+    scheme: str = "sym_full"
+
+    def __post_init__(self) -> None:
+        self.spec()
+
+    def spec(self) -> QuantSpec:
+        """The spec of one operand ``[tokens, head_dim]``."""
+        scheme = find_scheme(self.scheme)
+        return spec(f"int{self.bits}", tiling=Tiling.token(), scheme=scheme, empty="unit_scale" if scheme.zero == "none" else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """Which states of which sequences the statistics are taken from.
 
@@ -231,4 +256,4 @@ class Calibration:
             raise UsageError(f"proportions are not all 0; got {self.proportions}")
 
 
-Part = Weights | Tokens | Activations | Values | Probabilities | Calibration
+Part = Weights | Tokens | Activations | Values | QueriesKeys | Probabilities | Calibration

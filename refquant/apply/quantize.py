@@ -8,7 +8,15 @@ import numpy as np
 
 from model import AttentionContext, Transformer
 from refquant.apply.layers import QuantizedLinear
-from refquant.apply.quantized import LinearRecord, QuantizedModel, attention_product, dense_linear, input_quantizer, is_skipped
+from refquant.apply.quantized import (
+    LinearRecord,
+    QuantizedModel,
+    attention_product,
+    dense_linear,
+    input_quantizer,
+    is_skipped,
+    score_operands,
+)
 from refquant.apply.recipe import Recipe
 from refquant.apply.states import CalibrationState, batches, state_confidences
 from refquant.core import Grid, QTensor, Stats
@@ -99,6 +107,9 @@ class _Run:
     def quantize_block(self, index: int) -> None:
         """All groups of one block in causal order, V between the projections and what follows; then on to the next block."""
         groups = self.current.linear_groups(index)
+        operands = score_operands(self.recipe)
+        if operands is not None:
+            self.current = self.current.replace(score_operands={index: operands})
         early = self.recipe.values.calibrate == "before_qkv"
         if early:
             self._quantize_values(index)

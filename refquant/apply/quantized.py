@@ -8,7 +8,14 @@ from types import MappingProxyType
 from typing import Literal
 
 from model import DenseLinear, Linear, Transformer
-from refquant.apply.layers import IntegerLinear, PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, StaticQuantizer
+from refquant.apply.layers import (
+    IntegerLinear,
+    PerTokenQuantizer,
+    QuantizedAttentionProduct,
+    QuantizedLinear,
+    QuantizedScoreOperands,
+    StaticQuantizer,
+)
 from refquant.apply.recipe import Recipe
 from refquant.core import Grid, QTensor
 from refquant.errors import InputError, UsageError
@@ -102,7 +109,12 @@ class QuantizedModel:
             else:
                 linears[name] = QuantizedLinear(dense.weight if weight is None else weight, dense.bias, quantizer, m.dtype, m.arithmetic)
         products = {index: attention_product(self.recipe, m, self.value_grids.get(index)) for index in range(m.config.n_layers)}
-        return m.replace(linears, {index: product for index, product in products.items() if product is not None})
+        operands = score_operands(self.recipe)
+        return m.replace(
+            linears,
+            {index: product for index, product in products.items() if product is not None},
+            {} if operands is None else dict.fromkeys(range(m.config.n_layers), operands),
+        )
 
     def _check_codes(self) -> None:
         """A linear with one operand in floating point has no integer product; it is not left out without a word."""
@@ -158,6 +170,11 @@ def attention_product(recipe: Recipe, m: Transformer, grid: Grid | None) -> Quan
         return None
     spec = None if values.method == "none" else values.spec()
     return QuantizedAttentionProduct(probabilities.bits, probabilities.range, spec, grid, m.arithmetic)
+
+
+def score_operands(recipe: Recipe) -> QuantizedScoreOperands | None:
+    """What queries and keys go through before their product, or None where the recipe leaves them alone."""
+    return None if recipe.queries_keys.method == "none" else QuantizedScoreOperands(recipe.queries_keys.spec())
 
 
 def is_skipped(recipe: Recipe, name: str) -> bool:

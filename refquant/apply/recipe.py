@@ -16,7 +16,7 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 import tomli_w
 
-from refquant.apply.parts import Activations, Calibration, Part, Probabilities, Tokens, Values, Weights
+from refquant.apply.parts import Activations, Calibration, Part, Probabilities, QueriesKeys, Tokens, Values, Weights
 from refquant.errors import InputError, UsageError
 from refquant.storage import canonical_json, digest
 
@@ -28,7 +28,7 @@ class Recipe:
     Parameters
     ----------
     name, description : str
-    weights, tokens, activations, values, probabilities, calibration
+    weights, tokens, activations, queries_keys, values, probabilities, calibration
         One part each.
     skip : tuple of str
         Last names of linears that stay in floating point, such as ``"q_proj"``. Embedding, head and norms always do.
@@ -48,6 +48,7 @@ class Recipe:
     weights: Weights = field(default_factory=Weights)
     tokens: Tokens = field(default_factory=Tokens)
     activations: Activations = field(default_factory=Activations)
+    queries_keys: QueriesKeys = field(default_factory=QueriesKeys)
     values: Values = field(default_factory=Values)
     probabilities: Probabilities = field(default_factory=Probabilities)
     calibration: Calibration = field(default_factory=Calibration)
@@ -139,6 +140,7 @@ PARTS: dict[str, type[Part]] = {
     "weights": Weights,
     "tokens": Tokens,
     "activations": Activations,
+    "queries_keys": QueriesKeys,
     "values": Values,
     "probabilities": Probabilities,
     "calibration": Calibration,
@@ -203,6 +205,7 @@ __all__ = [
     "Activations",
     "Calibration",
     "Probabilities",
+    "QueriesKeys",
     "Recipe",
     "Tokens",
     "Values",

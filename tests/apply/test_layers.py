@@ -7,9 +7,12 @@ import pytest
 
 import refquant as rq
 from model import DenseAttentionProduct, DenseLinear
-from refquant.apply.layers import PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, StaticQuantizer
+from refquant.apply.layers import PerTokenQuantizer, QuantizedAttentionProduct, QuantizedLinear, QuantizedScoreOperands, StaticQuantizer
 from refquant.apply.parts import Activations, Values
+from refquant.apply.quantize import quantize_model
+from refquant.apply.recipe import find_recipe
 from refquant.core import Grid
+from tests.apply.tiny import tiny
 
 RNG = np.random.default_rng(5)
 
@@ -132,3 +135,20 @@ def test_a_range_ratio_is_for_dynamic_v_only():
     for method in ("minmax", "ia_aq"):
         assert Values(method=method, bits=4, range_ratio=0.5).spec() == Values(method=method, bits=4).spec()
     assert Values(method="per_token", bits=4, range_ratio=0.5).spec() != Values(method="per_token", bits=4).spec()
+
+
+def test_queries_and_keys_are_quantized_by_head_and_token():
+    """Against loops; and a recipe puts it before the product, in calibration and at run time."""
+    rng = np.random.default_rng(5)
+    q, k = rng.standard_normal((2, 4, 3, 8)), rng.standard_normal((2, 2, 3, 8))
+    spec = find_recipe("rtn-w4a16").replace(queries_keys={"method": "per_token", "bits": 4}).queries_keys.spec()
+    for before, after in zip((q, k), QuantizedScoreOperands(spec)(q, k), strict=True):
+        for index in np.ndindex(before.shape[:3]):
+            scale = np.abs(before[index]).max() / 7
+            assert np.array_equal(after[index], np.rint(before[index] / scale) * scale)
+    m = tiny()
+    recipe = find_recipe("rtn-w4a16").replace(weights={"method": "none"}, queries_keys={"method": "per_token", "bits": 4})
+    coarse = quantize_model(m, recipe, ()).attach(m)
+    assert all(isinstance(operands, QuantizedScoreOperands) for operands in coarse.score_operands)
+    ids = np.array([[5, 6, 7, 8]])
+    assert not np.array_equal(coarse.logits(ids), m.logits(ids))

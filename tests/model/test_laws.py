@@ -168,6 +168,25 @@ def test_replacing_leaves_the_old_model_alone_and_reaches_only_what_is_named():
     assert other.parameters[name + ".weight"] is m.parameters[name + ".weight"]
 
 
+def test_score_operands_stand_before_the_product_of_queries_and_keys():
+    """Halving queries and doubling keys changes no bit; doubling both changes the probabilities; what comes in is what the taps show."""
+    m = loaded("gqa_f32", "float32")
+    seen = {}
+
+    def move(q, k):
+        seen["q"], seen["k"] = q, k
+        return q / 2, k * 2
+
+    keep = model.Keep(["blocks.1.q", "blocks.1.k"])
+    moved = m.replace(score_operands={1: move}).logits(IDS, observer=keep)
+    assert np.array_equal(moved, m.logits(IDS))
+    assert np.array_equal(seen["q"], keep.last("blocks.1.q"))
+    assert np.array_equal(seen["k"], keep.last("blocks.1.k"))
+    assert not np.array_equal(m.replace(score_operands={1: lambda q, k: (q * 2, k * 2)}).logits(IDS), moved)
+    with pytest.raises(UsageError, match="there is no block 7"):
+        m.replace(score_operands={7: move})
+
+
 def test_attention_products_get_probabilities_and_values():
     m, keep, seen = loaded("gqa_f32", "float32"), model.Keep(), []
 
