@@ -77,6 +77,8 @@ class Tokens:
         All alike, or CGQ's weights.
     power, visible_weight, masked_weight, visible_confidence
         As in :func:`refquant.certainty_weights`.
+    routing : {"routed", "mixing"}
+        In a mixture: a token counts in full with every expert that it is sent to, or times the square of its mixing weight.
     confidence : {"argmax", "final_token", "margin"}
         Whose probability s is: of the likeliest token, or of the token that ends up at that position.
     """
@@ -87,6 +89,7 @@ class Tokens:
     masked_weight: NotNegative = 1.0
     visible_confidence: Literal["zero", "model", "one"] = "zero"
     confidence: Literal["argmax", "final_token", "margin"] = "argmax"
+    routing: Literal["routed", "mixing"] = "routed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +198,8 @@ class QueriesKeys:
     Parameters
     ----------
     method : {"none", "per_token"}
-        A scale a head and token, or none. DLLMQuant does not describe this product; leaving it alone is the default, quantizing both operands is what DuQuant does.
+        A scale a head and token, or none. DLLMQuant does not describe this product; leaving it alone is the default, quantizing both
+        operands is what DuQuant does.
     bits, scheme
         As in :func:`refquant.spec`.
     """
@@ -231,6 +235,8 @@ class Calibration:
         Sampler settings of rollouts.
     proportions, bins, joint
         As in :func:`refquant.tmas`.
+    min_expert_tokens : int
+        An expert that fewer calibration tokens are routed to is refused.
     min_distinct : float
         A rollout whose committed response has a smaller share of distinct tokens is rejected, and counted.
     """
@@ -245,6 +251,7 @@ class Calibration:
     proportions: tuple[NotNegative, ...] = (0.3, 0.2, 0.2, 0.3)
     bins: Literal["time", "mask_ratio", "block_ratio"] = "time"
     joint: bool = False
+    min_expert_tokens: Count = 32
     min_distinct: Annotated[float, Meta(ge=0, le=1)] = 0.1
 
     def __post_init__(self) -> None:

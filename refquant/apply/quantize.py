@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from model import AttentionContext, Transformer
+from refquant.apply.experts import check_coverage, expert_numbers, expert_weights
 from refquant.apply.layers import QuantizedLinear
 from refquant.apply.quantized import (
     LinearRecord,
@@ -156,7 +157,16 @@ class _Run:
 
     def _input_extremes(self, index: int, name: str) -> Extremes:
         found: list[Extremes] = []
-        self._observe(index, [f"{name}.input"], lambda _, seen: found.append(Extremes.of(seen[f"{name}.input"], axis=(0, 1))))
+        tokens: list[int] = []
+
+        def take(_: int, seen: dict[str, Array]) -> None:
+            rows = seen[f"{name}.input"].reshape(-1, seen[f"{name}.input"].shape[-1])
+            tokens.append(len(rows))
+            if len(rows):  # an expert may see nothing of a batch
+                found.append(Extremes.of(rows, axis=0))
+
+        self._observe(index, [f"{name}.input"], take)
+        self._check_coverage(index, name, sum(tokens))
         merged = found[0]
         for other in found[1:]:
             merged = merged.merge(other)
@@ -165,15 +175,25 @@ class _Run:
     def _statistics(self, index: int, name: str) -> Stats:
         """Hessian of a group's common input over all calibration tokens."""
         quantizer = input_quantizer(self.recipe, name, self.input_grids) if self.recipe.weights.hessian_inputs == "quantized" else None
+        expert = expert_numbers(self.original, index).get(name)
+        routing = (f"blocks.{index}.routing", f"blocks.{index}.routing_weights")
         total: list[Stats] = []
 
         def take(number: int, seen: dict[str, Array]) -> None:
-            x = seen[f"{name}.input"]
-            one = Stats.of(x if quantizer is None else quantizer(x), self.token_weights[number], self.original.arithmetic)
+            x, weights = seen[f"{name}.input"], self.token_weights[number]
+            if expert is not None:
+                weights = expert_weights(expert, seen[routing[0]], seen[routing[1]], weights, self.recipe.tokens.routing)
+            rows = (x if quantizer is None else quantizer(x)).reshape(-1, x.shape[-1])
+            one = Stats.of(rows, None if weights is None else weights.reshape(-1), self.original.arithmetic)
             total[:] = [one if not total else total[0].merge(one)]
 
-        self._observe(index, [f"{name}.input"], take)
+        self._observe(index, [f"{name}.input", *(() if expert is None else routing)], take)
+        self._check_coverage(index, name, total[0].tokens)
         return total[0]
+
+    def _check_coverage(self, index: int, name: str, seen: int) -> None:
+        if name in expert_numbers(self.original, index):
+            check_coverage(name, seen, sum(x.shape[0] * x.shape[1] for x in self.hidden), self.recipe.calibration.min_expert_tokens)
 
     def _quantize_weight(self, name: str, weight: Array, stats: Stats | None) -> QTensor | None:
         """Quantize one weight, in float64 whatever the method, so that methods differ in nothing but themselves."""

@@ -14,6 +14,7 @@ import model
 from refquant.apply.checkpoint import input_digest
 from refquant.apply.description import read_description
 from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes
+from refquant.apply.experts import coverage
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe, find_recipe
 from refquant.apply.reload import check_reload
@@ -36,7 +37,7 @@ from refquant.errors import UsageError
 from refquant.report.footprint import full_footprint
 from refquant.report.numbers import duration
 from refquant.report.plan import plan_json, plan_parts
-from refquant.report.tables import CalibrationUse
+from refquant.report.tables import CalibrationUse, coverage_lines
 from refquant.storage import open_checkpoint
 
 CALIBRATION_FILE = "calib.jsonl"
@@ -223,6 +224,8 @@ def _print(run: _Run, rows: dict[str, QuantizedRow], evaluation: Evaluation | No
     if evaluation is not None:
         show(result_tables(evaluation, footprints, calibrations))
         show([""])
+    tokens = {record.name: record.tokens for record in rows[run.own].quantized.records if record.tokens}
+    show(coverage_lines(coverage(run.bench.model, tokens)))
     verb = "verified" if run.existing is not None else "saved"
     show(
         [f"{verb}: {run.folder} (digest {folder_digest[:12]}, run {run.run_digest[:12]})", f"reloaded: logits identical (SHA-256 {logits})"]

@@ -215,6 +215,22 @@ def calibration_lines(calibrations: Mapping[str, CalibrationUse]) -> list[str]:
     return lines
 
 
+def coverage_lines(coverage: Mapping[int, Sequence[int]]) -> list[str]:
+    """How many calibration tokens reached the experts, a line a block.
+
+    Examples
+    --------
+    >>> coverage_lines({3: [40, 100, 60]})
+    ['block 3: 40 to 100 calibration tokens an expert, median 60; fewest: expert 0']
+    """
+    lines = []
+    for index, tokens in coverage.items():
+        few, many, middle = min(tokens), max(tokens), sorted(tokens)[len(tokens) // 2]
+        fewest = list(tokens).index(few)
+        lines.append(f"block {index}: {few} to {many} calibration tokens an expert, median {middle}; fewest: expert {fewest}")
+    return lines
+
+
 def _rows(evaluation: Evaluation) -> Iterable[tuple[Row, bool]]:
     return [(row, index == 0) for index, row in enumerate(evaluation.rows)]
 

@@ -131,6 +131,8 @@ WRONG = [
     ({"calibration": {"bins": "block"}}, "bins"),
     ({"calibration": {"joint": 1}}, "joint"),
     ({"calibration": {"min_distinct": 1.1}}, "min_distinct"),
+    ({"calibration": {"min_expert_tokens": 0}}, "min_expert_tokens"),
+    ({"tokens": {"routing": "all"}}, "routing"),
     ({"skip": "q_proj"}, "skip"),
     ({"skip": [1]}, "skip"),
     ({"propagate": "both"}, "propagate"),
