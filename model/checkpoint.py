@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,25 +15,15 @@ from model.architecture import Architecture, ModelConfig
 from model.config import Config
 from model.layers import DenseLinear, Linear
 from model.names import INERT_SUFFIXES
+from model.streaming import RowSource, Source, StreamedHead, StreamedLinear, StreamedTensors, converted
 from model.transformer import Transformer
 from refquant.errors import InputError, UsageError
 from refquant.numerics import FAST, Arithmetic
-from refquant.numerics.arrays import Array, read_only
+from refquant.numerics.arrays import Array
 from refquant.storage import open_checkpoint, read_json
 
 # Stored dtypes that every value of survives in the dtype asked for.
 _EXACT = {"float32": ("float32", "float16", "bfloat16"), "float64": ("float64", "float32", "float16", "bfloat16")}
-
-
-class _Source(Protocol):
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def dtype(self, name: str) -> np.dtype[Any]: ...
-
-    def read(self, name: str) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +44,7 @@ class _InMemory:
         return np.asarray(self.tensors[name])
 
 
-def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Arithmetic = FAST) -> Transformer:
+def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Arithmetic = FAST, stream: bool = False) -> Transformer:
     """Load a checkpoint of any family: LLaDA, Dream, LLaDA-MoE or LLaDA2, as its config says.
 
     Parameters
@@ -66,6 +56,9 @@ def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Ari
         Dtype of the parameters and of all arithmetic.
     arithmetic : Arithmetic
         Who computes products, sums and elementary functions.
+    stream : bool
+        Read tensors when they are needed and drop them after, instead of holding them: memory stays near one linear's weight plus
+        activations, however many blocks there are. Numbers are checked when they are read.
 
     Returns
     -------
@@ -84,9 +77,13 @@ def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Ari
     >>> from model import embedded_directory
     >>> load(embedded_directory())
     Transformer(4 blocks, width 256, 3,934,464 parameters, float32)
+    >>> load(embedded_directory(), stream=True)
+    Transformer(4 blocks, width 256, 3,934,464 parameters, streamed, float32)
     """
     folder = Path(directory)
     config = Config.from_dict(read_json(folder / "config.json"), where=str(folder / "config.json"))
+    if stream:
+        return _stream(config, open_checkpoint(folder), str(folder), dtype, arithmetic)
     return _assemble(config, open_checkpoint(folder), str(folder), dtype, arithmetic, {})
 
 
@@ -154,22 +151,16 @@ def embedded_directory() -> Path:
 
 
 def _assemble(
-    config: ModelConfig, source: _Source, where: str, dtype: str, arithmetic: Arithmetic, given: Mapping[str, Linear]
+    config: ModelConfig, source: Source, where: str, dtype: str, arithmetic: Arithmetic, given: Mapping[str, Linear]
 ) -> Transformer:
-    if str(dtype) not in _EXACT:
-        raise UsageError(f"dtype is {dtype!r}; allowed: float32, float64")
     shape = config.architecture()
-    expected = shape.tensor_shapes()
     linear_names = [linear.name for block in shape.blocks for linear in block.linears]
     for name in given:
         if name not in linear_names:
             raise UsageError(f"there is no linear {name!r} in this model; allowed: {', '.join(linear_names[:7])}, ...")
     optional = {name + end for name in given for end in (".weight", ".bias")}
-    _check_names(expected, optional, source.names, where, shape)
-    names = [name for name in expected if name in source.names]
-    for name in names:
-        _check_header(name, source, expected[name], where, dtype)
-    parameters = {name: _read(name, source, where, dtype) for name in names}
+    names = _checked_names(shape, optional, source, where, dtype)
+    parameters = {name: converted(source.read(name), np.dtype(dtype), f"{where}: {name}") for name in names}
 
     def dense(name: str) -> Linear:
         return DenseLinear(parameters[name + ".weight"], parameters.get(name + ".bias"), arithmetic)
@@ -184,6 +175,27 @@ def _assemble(
             )  # the same numbers in the layer's own memory, so that they are held once
     _settle_allocator()
     return Transformer(config, parameters, linears, head, np.dtype(dtype), arithmetic)
+
+
+def _stream(config: ModelConfig, source: RowSource, where: str, dtype: str, arithmetic: Arithmetic) -> Transformer:
+    shape = config.architecture()
+    names = _checked_names(shape, set(), source, where, dtype)
+    tensors = StreamedTensors(source, names, np.dtype(dtype), where)
+    linears = {linear.name: StreamedLinear(tensors, linear.name, arithmetic) for block in shape.blocks for linear in block.linears}
+    head = StreamedHead(tensors, shape.embedding if shape.head is None else shape.head.name, arithmetic)
+    return Transformer(config, tensors, linears, head, np.dtype(dtype), arithmetic)
+
+
+def _checked_names(shape: Architecture, optional: set[str], source: Source, where: str, dtype: str) -> tuple[str, ...]:
+    """Names of the tensors to read, every name, shape and dtype of the source checked."""
+    if str(dtype) not in _EXACT:
+        raise UsageError(f"dtype is {dtype!r}; allowed: float32, float64")
+    expected, found = shape.tensor_shapes(), set(source.names)
+    _check_names(expected, optional, source.names, where, shape)
+    names = tuple(name for name in expected if name in found)
+    for name in names:
+        _check_header(name, source, expected[name], where, dtype)
+    return names
 
 
 def _settle_allocator() -> None:
@@ -217,18 +229,10 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _check_header(name: str, source: _Source, shape: tuple[int, ...], where: str, dtype: str) -> None:
+def _check_header(name: str, source: Source, shape: tuple[int, ...], where: str, dtype: str) -> None:
     if source.shape(name) != shape:
         raise InputError(f"{where}: {name} has shape {source.shape(name)}; the config asks for {shape}")
     if source.dtype(name).name not in _EXACT[dtype]:
         raise InputError(
             f"{where}: {name} is stored as {source.dtype(name).name}; allowed for {dtype}: {', '.join(_EXACT[dtype])}"
         )
-
-
-def _read(name: str, source: _Source, where: str, dtype: str) -> Array:
-    array = source.read(name).astype(dtype, copy=False)
-    if not np.isfinite(array).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{where}: {name}{list(at)} is {array[at]}; allowed: finite numbers")
-    return read_only(array)

@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -83,6 +83,49 @@ class Checkpoint:
         path, entry = self._entry(name)
         with regular_file(path) as (file, _):
             return read_entry(file, name, entry, path)
+
+    def read_rows(self, name: str, rows: Any) -> Array:
+        """Read some rows of one tensor, in its stored dtype, with plain reads of just their bytes.
+
+        Parameters
+        ----------
+        name : str
+            One of `names`, with at least one axis.
+        rows : array_like of integers [N]
+            Indices along the first axis, in any order, repeated ones included. Runs of consecutive rows are read in one go, and each row
+            once.
+
+        Returns
+        -------
+        ndarray [N, ...]
+            C-contiguous, writable, owned by the caller; what ``read(name)[rows]`` would be.
+
+        Raises
+        ------
+        InputError
+            As :meth:`read`; or if `rows` is not a list of integers that all exist.
+        """
+        path, entry = self._entry(name)
+        wanted = np.asarray(rows)
+        if not entry.shape or wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and wanted.size):
+            found = f"rows of shape {wanted.shape} and dtype {wanted.dtype} from a tensor of shape {entry.shape}"
+            raise InputError(f"{self.directory}: {quoted(name)}: {found}; a list of integers and a tensor with axes are needed")
+        outside = (wanted < 0) | (wanted >= entry.shape[0])
+        if outside.any():
+            raise InputError(f"{self.directory}: {quoted(name)}: row {wanted[outside][0]}, it has rows 0 to {entry.shape[0] - 1}")
+        once, back = np.unique(wanted.astype(np.int64), return_inverse=True)
+        if not once.size:
+            return np.empty((0, *entry.shape[1:]), dtype=entry.dtype)
+        row_bytes = entry.nbytes // entry.shape[0]
+        parts = []
+        with regular_file(path) as (file, _):
+            for run in np.split(once, np.flatnonzero(np.diff(once) != 1) + 1):
+                shape, start = (len(run), *entry.shape[1:]), entry.position + int(run[0]) * row_bytes
+                part = replace(entry, shape=shape, position=start, nbytes=len(run) * row_bytes)
+                parts.append(read_entry(file, name, part, path))
+        if len(parts) == 1 and np.array_equal(once, wanted):
+            return parts[0]
+        return np.ascontiguousarray(np.concatenate(parts)[back])
 
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes, as 64 hex digits.

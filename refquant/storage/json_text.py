@@ -123,7 +123,7 @@ def read_json(path: PathLike) -> dict[str, Any]:
     with regular_file(path) as (file, size):
         if size > MAX_JSON_BYTES:
             raise InputError(f"{path}: {size} bytes of JSON, at most {MAX_JSON_BYTES} are read")
-        return parse_object(file.read(MAX_JSON_BYTES), str(path))
+        return parse_object(file.read(size), str(path))
 
 
 def read_json_lines(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -54,6 +54,47 @@ def test_single(tmp_path):
         checkpoint.names = ()
 
 
+@pytest.mark.parametrize("rows", [[0], [2, 0], [1, 1, 0], [0, 1, 2], [], [2, 1, 0, 2]])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.bool_, np.float64])
+def test_rows(tmp_path, rows, dtype):
+    tensors = {"a": np.ones(5, np.int8), "m": (np.arange(24).reshape(3, 2, 4) % 5).astype(dtype), "z": np.zeros(3, dtype)}
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    found = open_checkpoint(tmp_path).read_rows("m", rows)
+    np.testing.assert_array_equal(found.astype(np.float64), tensors["m"][np.array(rows, int)].astype(np.float64))
+    assert found.dtype == tensors["m"].dtype
+    assert found.flags.c_contiguous
+    assert found.flags.writeable
+    assert found.base is None or found.base.nbytes == found.nbytes
+
+
+def test_rows_are_read_and_nothing_else(tmp_path, monkeypatch):
+    tensors = {"m": np.arange(40, dtype=np.float32).reshape(10, 4)}
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    sizes = []
+    from refquant.storage import checkpoint as module
+
+    original = module.read_entry
+
+    def counting(file, name, entry, path):
+        sizes.append(entry.nbytes)
+        return original(file, name, entry, path)
+
+    monkeypatch.setattr(module, "read_entry", counting)
+    np.testing.assert_array_equal(open_checkpoint(tmp_path).read_rows("m", [7, 2, 3, 7]), tensors["m"][[7, 2, 3, 7]])
+    assert sizes == [32, 16]
+
+
+@pytest.mark.parametrize("rows", [[3], [-1], [0.5], [[0]], 1, ["a"]])
+def test_rows_that_are_not_there(tmp_path, rows):
+    with pytest.raises(InputError, match=r"model\.embed"):
+        open_checkpoint(single(tmp_path)).read_rows("model.embed", rows)
+
+
+def test_rows_of_a_tensor_without_axes(tmp_path):
+    with pytest.raises(InputError, match=r"from a tensor of shape \(\)"):
+        open_checkpoint(single(tmp_path)).read_rows("model.scalar", [0])
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_sharded_reads_the_same(tmp_path, split):
     checkpoint = open_checkpoint(sharded(tmp_path, split))
