@@ -88,8 +88,18 @@ def likelihood_table(evaluation: Evaluation, footprints: Mapping[str, Footprint]
     return section(
         "Held-out texts: NLL bound, nats a token",
         table,
-        "KL(full precision || row) in nats; flips: share of other argmaxes; bits: a weight, all counted",
+        "KL(full precision || row) in nats; flips: share of other argmaxes; bits: a weight, all counted" + _mask_errors(evaluation),
     )
+
+
+def _mask_errors(evaluation: Evaluation) -> str:
+    """What the draw of the masks alone contributes, at the most."""
+    bound = evaluation.rows[0].likelihood.nll_mask_error
+    others = [row.likelihood.difference_mask_error for row in evaluation.rows[1:]]
+    known = [error for error in others if error is not None]
+    if bound is None or not known:
+        return ""
+    return f"\nstandard error from the masks alone: {number(bound)} of full precision's bound, at most {number(max(known))} of a difference"
 
 
 def trajectory_table(evaluation: Evaluation) -> Group:

@@ -39,6 +39,8 @@ class Likelihood:
     reverse_kl: Estimate  # KL(p_model || p_reference)
     total_variation: Estimate
     flips: Estimate  # share of masked positions with another argmax
+    nll_mask_error: float | None  # standard error of the bound from the draw of the masks alone, the texts taken as given
+    difference_mask_error: float | None  # the same of the paired difference: common masks make it much smaller
     nll_per_text: Array  # float64 [texts]
     difference_per_text: Array  # float64 [texts]
 
@@ -160,9 +162,36 @@ def _summary(scores: Array, reference_nll: Array, bins: Array, bootstrap: Bootst
         reverse_kl=bootstrap.mean(per_text["reverse_kl"]),
         total_variation=bootstrap.mean(per_text["total_variation"]),
         flips=bootstrap.mean(per_text["flips"]),
+        nll_mask_error=mask_error(scores[0], arithmetic),
+        difference_mask_error=mask_error(difference, arithmetic),
         nll_per_text=read_only(per_text["nll"]),
         difference_per_text=read_only(difference_per_text),
     )
+
+
+def mask_error(values: Array, arithmetic: Arithmetic) -> float | None:
+    """Standard error of the mean over texts that comes from the masks: the texts' variances over copies, as of independent copies.
+
+    The copies of a text are spread evenly over the mask ratios, which makes the true error smaller than this. None for fewer than two
+    copies a text, or no text.
+
+    Parameters
+    ----------
+    values : float64 ndarray ``[texts, copies]``
+    arithmetic : Arithmetic
+
+    Examples
+    --------
+    >>> from refquant.numerics import FAST
+    >>> mask_error(np.array([[1.0, 3.0], [2.0, 2.0]]), FAST)
+    0.5
+    """
+    texts, copies = values.shape
+    if not texts or copies < 2:
+        return None
+    deviation = values - arithmetic.mean(values, axis=1, keepdims=True)
+    total = float(arithmetic.sum(deviation * deviation))
+    return float(np.sqrt(total / ((copies - 1) * copies))) / texts
 
 
 def _text_means(values: Array, arithmetic: Arithmetic) -> Array:

@@ -13,9 +13,10 @@ from refquant.apply.evaluation.batches import rows_at_once
 from refquant.apply.evaluation.data import Text
 from refquant.apply.evaluation.distances import Distributions, kl_divergence, total_variation
 from refquant.apply.evaluation.intervals import Bootstrap
-from refquant.apply.evaluation.likelihood import likelihoods, score_texts
+from refquant.apply.evaluation.likelihood import likelihoods, mask_error, score_texts
 from refquant.apply.evaluation.masks import draw_masks, mask_counts, text_masks
 from refquant.errors import NumericalError
+from refquant.numerics import FAST
 from tests.apply.evaluation.stubs import MASK, Table, hashed, tiny, uniform
 
 BOOTSTRAP = Bootstrap(seed=0, resamples=200)
@@ -182,3 +183,16 @@ def test_a_perplexity_beyond_float64_is_not_a_number():
     sure = Table(lambda ids: np.tile([2000.0, 0, 0], (len(ids), 1)), 3)
     (found,) = likelihoods({"m": sure}, [text([1, 2])], 2, 0, BOOTSTRAP)
     assert (found.nll.mean, found.perplexity) == (2000.0, None)
+
+
+def test_the_error_from_the_masks_alone_is_what_repeating_the_draw_shows():
+    """Texts fixed, masks drawn again and again: the bound's spread is at most the reported error, and of its size."""
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((5, 8)) * np.arange(1, 6)[:, None]
+    by_hand = np.sqrt(sum(row.var(ddof=1) / 8 for row in values)) / 5
+    assert mask_error(values, FAST) == pytest.approx(by_hand, rel=1e-12)
+    spread = np.std([np.mean(rng.standard_normal((5, 8)) * np.arange(1, 6)[:, None]) for _ in range(4000)])
+    expected = np.mean([mask_error(rng.standard_normal((5, 8)) * np.arange(1, 6)[:, None], FAST) for _ in range(4000)])
+    assert expected == pytest.approx(spread, rel=0.05)
+    assert mask_error(values[:, :1], FAST) is None
+    assert mask_error(values[:0], FAST) is None
