@@ -191,7 +191,7 @@ def mask_error(values: Array, arithmetic: Arithmetic) -> float | None:
         return None
     deviation = values - arithmetic.mean(values, axis=1, keepdims=True)
     total = float(arithmetic.sum(deviation * deviation))
-    return float(np.sqrt(total / ((copies - 1) * copies))) / texts
+    return float(np.sqrt(total / ((copies - 1) * copies)) / texts)
 
 
 def _text_means(values: Array, arithmetic: Arithmetic) -> Array:
