@@ -9,7 +9,7 @@ from model.checkpoint import build, embedded, embedded_directory, load
 from model.commit import aligned
 from model.config import Config
 from model.layers import AttentionProduct, DenseAttentionProduct, DenseLinear, Linear, ScoreOperands
-from model.likelihood import nll_bound
+from model.likelihood import is_greedy, nll_bound
 from model.sampling import Step, denoise, generate
 from model.sampling_dream import denoise_dream, generate_dream
 from model.sampling_llada2 import denoise_llada2, generate_llada2
@@ -45,6 +45,7 @@ __all__ = [
     "generate",
     "generate_dream",
     "generate_llada2",
+    "is_greedy",
     "load",
     "nll_bound",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 
 from model import border
 from model.commit import guided_logits
+from model.sampling import generate
 from model.transformer import Transformer
 from refquant.errors import UsageError
 from refquant.numerics.arrays import Array
@@ -67,6 +68,40 @@ def nll_bound(
     batches = zip(perturbed, p_mask)
     losses = [masked_losses(m, x, p, tokens, np.size(prompt), cfg_scale=cfg_scale) for x, p in batches]
     return float(m.arithmetic.mean(np.concatenate(losses)))
+
+
+def is_greedy(m: Transformer, prompt: Any, answer: Any, *, cfg_scale: float = 0.0) -> bool:
+    """Whether the model, left to itself, would give exactly this answer.
+
+    The answer's length is all it is told: one token a step, the surest one first, no noise (``suffix_greedy_prediction`` of the public
+    evaluation). The public code does the softmax that ranks positions in float32; this does it in the model's dtype.
+
+    Parameters
+    ----------
+    m : Transformer
+    prompt, answer : array_like of integers [P], [L]
+    cfg_scale : float
+        Classifier-free guidance; 0 is off.
+
+    Raises
+    ------
+    UsageError, InputError
+        As :func:`nll_bound`.
+
+    Examples
+    --------
+    >>> import model
+    >>> m, tokenizer = model.embedded(), model.Tokenizer.from_directory(model.embedded_directory())
+    >>> prompt, answer = [0, *tokenizer.encode("Q: 58+93=?\\nA:")], tokenizer.encode(" 58+93=151<|endoftext|><|endoftext|>")
+    >>> is_greedy(m, prompt, answer), is_greedy(m, prompt, answer[::-1])
+    (True, False)
+    """
+    rows = m.config.embedding_rows
+    before = border.token_ids(prompt, rows, "prompt", rank=1, may_be_empty=True)
+    after = border.token_ids(answer, rows, "answer", rank=1)
+    length = len(after)
+    made = generate(m, before[None], gen_length=length, block_length=length, steps=length, cfg_scale=cfg_scale)
+    return bool((made[0, len(before) :] == after).all())
 
 
 def masked_copies(

@@ -102,3 +102,21 @@ def test_guidance():
     wanted = np.log(np.exp(row - row.max()).sum()) + row.max() - row[9]
     (found,) = masked_losses(m, [ids], np.ones((1, 3)), [3, 7, 9], 2, cfg_scale=0.7)
     assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_greedy_is_what_a_loop_over_single_commits_gives():
+    for variant in (RICH, "dream_gqa_f32"):
+        m = loaded(variant, "float64")
+        mask, ids = m.config.mask_token_id, [3, 7, *[m.config.mask_token_id] * 4]
+        for _ in range(4):
+            logits = m.logits([ids])[0]
+            if variant != RICH:
+                logits = np.concatenate([logits[:1], logits[:-1]])
+            odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+            odds /= odds.sum(axis=1, keepdims=True)
+            place = max((j for j in range(6) if ids[j] == mask), key=lambda j: odds[j].max())
+            ids[place] = int(odds[place].argmax())
+        assert model.is_greedy(m, ids[:2], ids[2:])
+        for j in range(4):
+            wrong = [*ids[2 : 2 + j], (ids[2 + j] + 1) % 150, *ids[3 + j :]]
+            assert not model.is_greedy(m, ids[:2], wrong)
