@@ -13,6 +13,7 @@ import model
 from model import streaming
 from model.names import tensor_shapes
 from refquant.errors import InputError, UsageError
+from refquant.storage import Checkpoint
 from tests.model.golden import FOLDER, VARIANTS, expected, loaded
 from tests.model.test_family_configs import SMALL
 
@@ -133,6 +134,25 @@ def test_memory_does_not_grow(kind, less, more, tmp_path):
     assert memory(tmp_path / "more", ids, stream=False)[0] > stored * 0.99  # so the measure measures
     if kind == "Dream" and "vocab_size" not in more:
         assert working["more"] < 4 * (4 * 128**2 + 3 * 128 * 512)  # one block
+
+
+def test_tensors_are_read_when_they_are_needed(monkeypatch):
+    names = []
+    original = Checkpoint.read
+    monkeypatch.setattr(Checkpoint, "read", lambda self, name: names.append(name) or original(self, name))
+    m = streamed("llada2_moe_f32")
+    assert names == ["model.norm.weight"]
+    x, context = m.embed([[3]]), m.context(1, 1)
+    names.clear()
+    keep = model.Keep(["blocks.1.routing"])
+    m.block(1, x, context, keep)
+    assert all(name.startswith("model.layers.1.") for name in names)
+    assert len(names) == len(set(names))
+    experts = {int(name.split(".experts.")[1].split(".")[0]) for name in names if ".experts." in name}
+    assert experts == set(keep.last("blocks.1.routing").ravel().tolist())
+    names.clear()
+    m.head(x)
+    assert names == []  # rows only
 
 
 def test_samplers_run_on_it():
