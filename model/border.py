@@ -59,9 +59,7 @@ def mask_of_ones(values: Any, shape: tuple[int, int]) -> Array:
     if mask.shape != shape:
         raise InputError(f"attention_mask has shape {mask.shape}; allowed: {shape}, that of the ids")
     if mask.dtype.kind not in "biuf":
-        raise InputError(
-            f"attention_mask has dtype {mask.dtype}; allowed: booleans, integers or floats that are 0 or 1"
-        )
+        raise InputError(f"attention_mask has dtype {mask.dtype}; allowed: booleans, integers or floats that are 0 or 1")
     bad = (mask != 0) & (mask != 1)
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])

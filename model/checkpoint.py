@@ -170,9 +170,7 @@ def _assemble(
     head = DenseLinear(parameters[shape.embedding + ".weight"], None, arithmetic) if untied is None else dense(untied.name)
     for name, linear in [*linears.items(), *([] if untied is None else [(untied.name, head)])]:
         if isinstance(linear, DenseLinear) and name not in given:
-            parameters[name + ".weight"] = (
-                linear.weight
-            )  # the same numbers in the layer's own memory, so that they are held once
+            parameters[name + ".weight"] = linear.weight  # the same numbers in the layer's own memory, so that they are held once
     _settle_allocator()
     return Transformer(config, parameters, linears, head, np.dtype(dtype), arithmetic)
 
@@ -208,15 +206,11 @@ def _settle_allocator() -> None:
     np.empty((1 << 25) - (1 << 16), dtype=np.uint8)
 
 
-def _check_names(
-    expected: Iterable[str], optional: set[str], found: tuple[str, ...], where: str, shape: Architecture
-) -> None:
+def _check_names(expected: Iterable[str], optional: set[str], found: tuple[str, ...], where: str, shape: Architecture) -> None:
     present, wanted = set(found), set(expected)
     missing = [name for name in expected if name not in present and name not in optional]
     if missing:
-        raise InputError(
-            f"{where}: {len(missing)} of the {len(wanted)} tensors that the config asks for are missing: {_some(missing)}"
-        )
+        raise InputError(f"{where}: {len(missing)} of the {len(wanted)} tensors that the config asks for are missing: {_some(missing)}")
     extra = [name for name in found if name not in wanted and not name.endswith(INERT_SUFFIXES)]
     if extra:
         key = "weight_tying" if shape.family == "llada" else "tie_word_embeddings"
@@ -233,6 +227,4 @@ def _check_header(name: str, source: Source, shape: tuple[int, ...], where: str,
     if source.shape(name) != shape:
         raise InputError(f"{where}: {name} has shape {source.shape(name)}; the config asks for {shape}")
     if source.dtype(name).name not in _EXACT[dtype]:
-        raise InputError(
-            f"{where}: {name} is stored as {source.dtype(name).name}; allowed for {dtype}: {', '.join(_EXACT[dtype])}"
-        )
+        raise InputError(f"{where}: {name} is stored as {source.dtype(name).name}; allowed for {dtype}: {', '.join(_EXACT[dtype])}")

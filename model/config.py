@@ -198,9 +198,7 @@ def _contradictions(config: Config) -> list[str]:
     if config.d_model % config.n_heads:
         found.append(f"d_model is {config.d_model} with n_heads {config.n_heads}; allowed: a multiple of n_heads")
     elif config.head_dim % 2:
-        found.append(
-            f"d_model / n_heads is {config.head_dim}; allowed: an even number, because rotary embedding turns pairs"
-        )
+        found.append(f"d_model / n_heads is {config.head_dim}; allowed: an even number, because rotary embedding turns pairs")
     if config.kv_heads != wanted_kv:
         found.append(
             f"n_kv_heads is {config.kv_heads} with multi_query_attention {str(config.multi_query_attention).lower()}; "
@@ -209,9 +207,7 @@ def _contradictions(config: Config) -> list[str]:
     elif config.n_heads % config.kv_heads:
         found.append(f"n_kv_heads is {config.kv_heads} with n_heads {config.n_heads}; allowed: a divisor of n_heads")
     if config.embedding_rows < config.vocab_size:
-        found.append(
-            f"embedding_size is {config.embedding_size}; allowed: null or at least vocab_size {config.vocab_size}"
-        )
+        found.append(f"embedding_size is {config.embedding_size}; allowed: null or at least vocab_size {config.vocab_size}")
     if config.activation_type == "swiglu" and config.block_type == "llama":
         found.append("activation_type is 'swiglu' in block_type 'llama'; allowed there: silu, gelu, relu")
     if config.activation_type == "swiglu" and config.mlp_width % 2:

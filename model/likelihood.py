@@ -147,9 +147,7 @@ def stratified_counts(first: int, length: int, batch: int) -> Array:
     return np.asarray((spread - 1) % length + 1)
 
 
-def masked_losses(
-    m: Transformer, perturbed: Any, p_mask: Array, tokens: Any, prompt_length: int, *, cfg_scale: float = 0.0
-) -> Array:
+def masked_losses(m: Transformer, perturbed: Any, p_mask: Array, tokens: Any, prompt_length: int, *, cfg_scale: float = 0.0) -> Array:
     """Cross-entropy of the masked tokens of each row, each divided by its `p_mask`.
 
     Parameters

@@ -86,9 +86,7 @@ def _block(config: Config, index: int) -> BlockPlan:
 
 
 def _norm(config: Config, name: str, width: int, affine: bool) -> NormPlan:
-    return NormPlan(
-        name=name, kind=config.layer_norm_type, width=width, eps=config.norm_eps, gain=affine, bias=affine and config.norm_bias
-    )
+    return NormPlan(name=name, kind=config.layer_norm_type, width=width, eps=config.norm_eps, gain=affine, bias=affine and config.norm_bias)
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

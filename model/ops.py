@@ -88,9 +88,7 @@ ACTIVATION: dict[str, Callable[[Array, Arithmetic], Array]] = {
 }
 
 
-def rope_tables(
-    length: int, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic
-) -> tuple[Array, Array]:
+def rope_tables(length: int, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic) -> tuple[Array, Array]:
     """Cosines and sines of ``position * theta^(-2j / head_dim)`` for ``j < head_dim / 2``.
 
     Parameters
@@ -120,9 +118,7 @@ def rope_tables(
     return rope_at(np.arange(length), head_dim, theta, dtype, arithmetic)
 
 
-def rope_at(
-    positions: Array, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic
-) -> tuple[Array, Array]:
+def rope_at(positions: Array, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic) -> tuple[Array, Array]:
     """Cosines and sines [..., h / 2] as in :func:`rope_tables`, for any positions [...]."""
     exponents = np.arange(0, head_dim, 2, dtype=dtype) / np.asarray(head_dim, dtype=dtype)  # [h / 2]
     frequencies = 1 / arithmetic.power(np.full_like(exponents, theta), exponents)

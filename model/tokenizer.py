@@ -90,9 +90,7 @@ class Tokenizer:
         ids = [int(i) for i in ids]
         for position, i in enumerate(ids):
             if i < 0 or self._backend.id_to_token(i) is None:
-                raise InputError(
-                    f"id {i} at position {position} is not in the tokenizer; its {self.vocab_size} tokens are allowed"
-                )
+                raise InputError(f"id {i} at position {position} is not in the tokenizer; its {self.vocab_size} tokens are allowed")
         return str(self._backend.decode(ids, skip_special_tokens=False))
 
 
@@ -127,8 +125,6 @@ def chat_prompt(messages: Sequence[Mapping[str, str]], first: bool = True) -> st
     for index, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
-            raise UsageError(
-                f"message {index} has role {role!r} and content {content!r}; allowed: {', '.join(ROLES)}, and a string"
-            )
+            raise UsageError(f"message {index} has role {role!r} and content {content!r}; allowed: {', '.join(ROLES)}, and a string")
         turns.append(f"{_START}{role}{_END}\n\n{content.strip()}{_TURN}")
     return (_BOS if first else "") + "".join(turns) + f"{_START}assistant{_END}\n\n"

@@ -105,9 +105,7 @@ class Transformer:
 
     # The forward pass, from the outside in.
 
-    def logits(
-        self, input_ids: Any, attention_mask: Any = None, observer: Observer | None = None, position_ids: Any = None
-    ) -> Array:
+    def logits(self, input_ids: Any, attention_mask: Any = None, observer: Observer | None = None, position_ids: Any = None) -> Array:
         """Scores of every token at every position, as the network gives them: Dream's are of the *next* position's token, and only
         :func:`model.aligned` moves them.
 
@@ -284,15 +282,11 @@ class Transformer:
         linears, attention_products, operands = dict(linears or {}), dict(attention_products or {}), dict(score_operands or {})
         for name in linears:
             if name not in self.linears:
-                raise UsageError(
-                    f"there is no linear {name!r} to replace; allowed: {', '.join(list(self.linears)[:7])}, ..."
-                )
+                raise UsageError(f"there is no linear {name!r} to replace; allowed: {', '.join(list(self.linears)[:7])}, ...")
         for index in (*attention_products, *operands):
             if index not in range(self.config.n_layers):
                 last = self.config.n_layers - 1
-                raise UsageError(
-                    f"there is no block {index!r} to replace the attention of; allowed: 0 to {last}"
-                )
+                raise UsageError(f"there is no block {index!r} to replace the attention of; allowed: 0 to {last}")
         return Transformer(
             self.config,
             self.parameters,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model import Transformer
+from model import Transformer, aligned
 from refquant.apply.corpus import CalibrationLine, split_line
 from refquant.apply.recipe import Calibration
 from refquant.apply.rollout import Rollout, roll_out
@@ -195,7 +195,7 @@ def state_confidences(m: Transformer, states: Sequence[CalibrationState], whose:
     """
     found: list[Array | None] = [None] * len(states)
     for batch in batches(states, batch_tokens):
-        logits = m.logits(np.stack([states[i].ids for i in batch])).astype(np.float64)
+        logits = aligned(m, m.logits(np.stack([states[i].ids for i in batch]))).astype(np.float64)
         probabilities = m.arithmetic.softmax(logits)
         final = np.stack([states[i].final_ids for i in batch])
         picked = _confidence(probabilities, final, whose)

@@ -129,3 +129,23 @@ def test_weights_of_routed_tokens_by_hand():
     assert expert_weights(0, routing, mixing, tokens, "routed").tolist() == [2.0, 5.0]
     np.testing.assert_allclose(expert_weights(1, routing, mixing, None, "mixing"), [0.0625, 0.5625])
     np.testing.assert_allclose(expert_weights(2, routing, mixing, tokens, "mixing"), [0.03, 1.8])
+
+
+def test_dreams_confidences_are_of_the_tokens_at_their_positions():
+    """Dream's logits at j are of the token at j + 1."""
+    m = model.load(LLADA / "dream_gqa_f32", "float64")
+    found = state_confidences(m, states(m, (9,)), "final_token")[0]
+    state = states(m, (9,))[0]
+    logits = m.logits(state.ids[None])[0]
+    shifted = np.concatenate([logits[:1], logits[:-1]])
+    p = np.exp(shifted - shifted.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, p[np.arange(9), state.final_ids], rtol=1e-12)
+
+
+def test_dream_is_quantized_like_any_other():
+    m = model.load(LLADA / "dream_gqa_f32", "float64")
+    found = quantize_model(m, recipe(tokens={"weighting": "certainty"}, values={"method": "ia_aq", "bits": 4}), states(m))
+    assert set(found.weights) == set(m.linears)
+    name, x = next(name for name in m.linears if name.endswith("q_proj")), np.zeros((1, 1, m.config.d_model))
+    assert np.array_equal(found.attach(m).linears[name](x)[0, 0], m.linears[name].bias)

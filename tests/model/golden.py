@@ -32,9 +32,7 @@ def loaded(variant: str, dtype: str) -> model.Transformer:
 
 def named(tail: str) -> list[tuple[str, str]]:
     """(variant, prefix) of every golden tensor whose name is prefix + tail."""
-    return [
-        (variant, name.removesuffix(tail)) for variant in VARIANTS for name in expected(variant) if name.endswith(tail)
-    ]
+    return [(variant, name.removesuffix(tail)) for variant in VARIANTS for name in expected(variant) if name.endswith(tail)]
 
 
 class Replay:

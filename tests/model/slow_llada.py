@@ -153,10 +153,7 @@ class SlowLLaDA:
             mixed: Vector = []
             for h in range(self.heads):
                 g = h // (self.heads // self.kv)
-                scores = [
-                    math.fsum(a * b for a, b in zip(qs[t][h], ks[s][g], strict=True)) / math.sqrt(self.head)
-                    for s in range(len(xs))
-                ]
+                scores = [math.fsum(a * b for a, b in zip(qs[t][h], ks[s][g], strict=True)) / math.sqrt(self.head) for s in range(len(xs))]
                 if any(mask):  # with no visible key at all the public code averages all of them
                     scores = [score if mask[s] else -math.inf for s, score in enumerate(scores)]
                 else:

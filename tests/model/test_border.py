@@ -109,9 +109,7 @@ def test_tensors(folder, change, message):
 
 def test_float64_weights_load_as_float64(folder):
     rewrite(folder, put(V, lambda a: a.astype(np.float64) + 1e-12))
-    assert model.load(folder, "float64").parameters[V][0, 0] != np.float32(
-        model.load(folder, "float64").parameters[V][0, 0]
-    )
+    assert model.load(folder, "float64").parameters[V][0, 0] != np.float32(model.load(folder, "float64").parameters[V][0, 0])
 
 
 def test_rotary_buffers_of_other_tools_are_ignored(folder):

@@ -63,9 +63,7 @@ def test_held_out_text_is_likelier_than_shuffled_text(m):
     rows = [json.loads(line) for line in (FOLDER / "eval.jsonl").read_text(encoding="utf-8").splitlines()]
     ids = np.array(rows[0]["ids"][:32])
     shuffled = np.random.default_rng(0).permutation(ids)
-    real, noise = (
-        model.nll_bound(m, [], text, mc_num=16, batch_size=16, rng=np.random.default_rng(1)) for text in (ids, shuffled)
-    )
+    real, noise = (model.nll_bound(m, [], text, mc_num=16, batch_size=16, rng=np.random.default_rng(1)) for text in (ids, shuffled))
     assert real < 0.8 * noise
 
 

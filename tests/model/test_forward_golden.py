@@ -38,9 +38,7 @@ def test_float64_logits(variant, place):
     assert np.abs(found - data[f"{place}/logits_f64"]).max() < 1e-10
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tail", "bound"), [("float32", "/hidden_f32", 1e-5), ("float64", "/hidden_f64", 1e-12)]
-)
+@pytest.mark.parametrize(("dtype", "tail", "bound"), [("float32", "/hidden_f32", 1e-5), ("float64", "/hidden_f64", 1e-12)])
 def test_hidden_states(dtype, tail, bound):
     for variant, place in named(tail):
         data = expected(variant)

@@ -33,9 +33,7 @@ def exact_bound(m):
 def test_the_estimate_goes_to_the_enumerated_value():
     m = loaded(RICH, "float64")
     exact = exact_bound(m)
-    found = [
-        model.nll_bound(m, PROMPT, ANSWER, mc_num=24, batch_size=6, rng=np.random.default_rng(s)) for s in range(40)
-    ]
+    found = [model.nll_bound(m, PROMPT, ANSWER, mc_num=24, batch_size=6, rng=np.random.default_rng(s)) for s in range(40)]
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found) - exact) < 4 * error
     assert error < 0.02 * exact
@@ -56,9 +54,7 @@ def test_no_prompt():
 
 def test_the_same_generator_state_gives_the_same_masks():
     m = loaded(RICH, "float32")
-    one, two = (
-        model.nll_bound(m, PROMPT, ANSWER, mc_num=8, batch_size=4, rng=np.random.default_rng(3)) for _ in range(2)
-    )
+    one, two = (model.nll_bound(m, PROMPT, ANSWER, mc_num=8, batch_size=4, rng=np.random.default_rng(3)) for _ in range(2))
     assert one == two
 
 

@@ -149,9 +149,7 @@ def test_a_predicted_mask_spends_its_slot():
 def test_guidance_masks_the_prompt_only_and_tiles_the_padding_mask():
     m = MadeUp(3)
     prompt, padding = [[0, 2, 3], [5, 5, 1]], [[1, 1, 1], [0, 1, 1]]
-    step, last = list(
-        model.denoise(m, prompt, attention_mask=padding, gen_length=2, block_length=2, steps=2, cfg_scale=0.5)
-    )
+    step, last = list(model.denoise(m, prompt, attention_mask=padding, gen_length=2, block_length=2, steps=2, cfg_scale=0.5))
     ids, mask = m.calls[1]
     np.testing.assert_array_equal(ids[:2], last.before)
     np.testing.assert_array_equal(ids[2:, :3], np.full((2, 3), MASK))
@@ -165,9 +163,7 @@ def test_guidance_masks_the_prompt_only_and_tiles_the_padding_mask():
 def test_gumbel_noise_is_added_to_logits():
     m, temperature = MadeUp(5), 0.7
     for step, again in zip(
-        model.denoise(
-            m, [[0]], gen_length=4, block_length=4, steps=4, temperature=temperature, rng=np.random.default_rng(9)
-        ),
+        model.denoise(m, [[0]], gen_length=4, block_length=4, steps=4, temperature=temperature, rng=np.random.default_rng(9)),
         [np.random.default_rng(9).random((4, 1, 5, ROWS))] * 4,
         strict=True,
     ):

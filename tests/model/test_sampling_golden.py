@@ -29,9 +29,7 @@ def test_every_case_is_here():
 def test_every_state_of_every_case(variant, case, dtype):
     prompt, given = arguments(variant, case)
     states = []
-    found = model.generate(
-        loaded(variant, dtype), prompt, observer=lambda index, x: states.append((index, x.copy())), **given
-    )
+    found = model.generate(loaded(variant, dtype), prompt, observer=lambda index, x: states.append((index, x.copy())), **given)
     data, place = expected(variant), f"generate/{case['name']}/"
     assert [index for index, _ in states] == list(range(case["steps"] + 1))
     np.testing.assert_array_equal(np.stack([x for _, x in states]), data[place + "x_steps"])

@@ -128,9 +128,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="tokens a step")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=200, help="steps")
-    parser.add_argument(
-        "--falling", type=float, default=0.8, help="share of the run over which the learning rate falls to 0"
-    )
+    parser.add_argument("--falling", type=float, default=0.8, help="share of the run over which the learning rate falls to 0")
     parser.add_argument("--task-weight", type=float, default=3.0, help="factor on the loss of every kind but text")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()

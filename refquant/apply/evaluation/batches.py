@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from model import Transformer
+from model import Transformer, aligned
 from refquant.errors import NumericalError, UsageError
 from refquant.numerics.arrays import Array
 
@@ -97,8 +97,8 @@ def blaming(name: str) -> Iterator[None]:
 
 
 def finite_logits(name: str, model: Transformer, ids: Array) -> Array:
-    """Logits [B, T, rows] of ids [B, T]; NumericalError names the model if one is not finite."""
-    logits = model.logits(ids)
+    """Logits [B, T, rows] of ids [B, T], at the positions of their tokens; NumericalError names the model if one is not finite."""
+    logits = aligned(model, model.logits(ids))
     if not np.isfinite(logits).all():
         raise NumericalError(f"model {name!r}: the logits are not finite")
     return logits

@@ -3,12 +3,14 @@
 import itertools
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
 
+import model
 from refquant.apply.evaluation.batches import rows_at_once
 from refquant.apply.evaluation.data import Text
 from refquant.apply.evaluation.distances import Distributions, kl_divergence, total_variation
@@ -196,3 +198,14 @@ def test_the_error_from_the_masks_alone_is_what_repeating_the_draw_shows():
     assert expected == pytest.approx(spread, rel=0.05)
     assert mask_error(values[:, :1], FAST) is None
     assert mask_error(values[:0], FAST) is None
+
+
+def test_a_models_logits_are_read_at_the_positions_of_their_tokens():
+    """Dream predicts the next position: a mask at j is scored by the row at j - 1."""
+    m = model.load(Path(__file__).parents[2] / "data" / "llada" / "dream_gqa_f32", "float64")
+    ids = np.array([5, 6, 7, 8, 9])
+    masked = np.array([[False, False, True, False, False]])
+    seen = np.where(masked, m.config.mask_token_id, ids)
+    row = m.logits(seen)[0, 1]
+    expected = scipy.special.logsumexp(row) - row[7]
+    assert score_texts({"dream": m}, [ids], [masked])[0, 0, 0, 0] == pytest.approx(expected, rel=1e-12)
