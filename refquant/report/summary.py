@@ -8,7 +8,7 @@ from rich.console import Group
 
 from refquant.apply.evaluation import Evaluation, Row
 from refquant.report.footprint import Footprint
-from refquant.report.numbers import NOTHING, bits, interval, number
+from refquant.report.numbers import NOTHING, bits, number
 from refquant.report.tables import agreement_by_span, display_name, position_spans, section, titled_table
 
 NAME_WIDTH = 15
@@ -25,7 +25,7 @@ def summary_table(evaluation: Evaluation, footprints: Mapping[str, Footprint]) -
         By the row's name.
     """
     tasks = evaluation.used.items_by_task
-    table = titled_table(["NLL", "minus full\nprecision [95%]", "KL", "same\ntokens, %", "exact\nanswers", "error:\nforced free", "bits"])
+    table = titled_table(["NLL", "minus full\nprecision [95%]", "KL", "same\ntokens, %", "exact\nanswers", "logit\nerror", "bits"])
     table.padding = (0, 0, 0, 1)
     table.columns[0].min_width = NAME_WIDTH
     spans = position_spans(len(evaluation.rows[0].trajectory.final_agreement_by_position))
@@ -38,13 +38,14 @@ def summary_table(evaluation: Evaluation, footprints: Mapping[str, Footprint]) -
         "Summary",
         table,
         "NLL: bound, nats a token; KL: full precision to row, at masked positions; same tokens: as full precision's in the end, by quarter "
-        f"of the response; answers: {', '.join(f'{task} of {count}' for task, count in tasks.items())}; error: relative squared error of "
-        "the logits along trajectories, on full precision's states (forced) and the model's own (free); bits: a weight, all counted",
+        f"of the response; answers: {', '.join(f'{task} of {count}' for task, count in tasks.items())}; logit error: relative, squared, "
+        "along trajectories, on full precision's states and on the model's own; bits: a weight, all counted",
     )
 
 
 def _compared(row: Row, spans: list[tuple[int, int]]) -> list[str]:
     kept = " ".join(NOTHING if share is None else f"{100 * share:.0f}" for share in agreement_by_span(row.trajectory, spans))
     forced, free = row.trajectory.forced_error.whole.mean, row.trajectory.free_error.whole.mean
-    difference = interval(row.likelihood.difference, 3, signed=True)
+    found = row.likelihood.difference
+    difference = number(found.mean, 3, signed=True) + ("" if found.low is None else f" [{number(found.low, 3)}, {number(found.high, 3)}]")
     return [difference, number(row.likelihood.kl.mean, 3), kept or NOTHING, f"{number(forced, 2)} {number(free, 2)}"]

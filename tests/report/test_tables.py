@@ -53,6 +53,20 @@ def test_numbers_in_the_tables_are_those_of_the_evaluation(evaluation):
     assert f"{100 * tree['trajectory']['final_agreement']['mean']:.1f}%" in text
 
 
+def test_the_summary_cuts_no_number_at_the_default_sizes(evaluation):
+    """Two digits in five tasks and in four quarters, six characters of bits."""
+    row = evaluation.rows[1]
+    tasks = replace(row.tasks, by_task=tuple(replace(row.tasks.by_task[0], task=str(i)) for i in range(5)))
+    tasks = replace(tasks, by_task=tuple(replace(t, accuracy=replace(t.accuracy, hits=38, n=40)) for t in tasks.by_task))
+    kept = replace(row.trajectory, final_agreement_by_position=np.full_like(row.trajectory.final_agreement_by_position, 0.55))
+    rows = (evaluation.rows[0], replace(row, tasks=tasks, trajectory=kept))
+    footprint = Footprint(weights=32, weight_bits=512, parameters=32, model_bits=512)
+    text = printed([summary_table(replace(evaluation, rows=rows), {row.name: footprint})])
+    assert "55 55 55 55" in text
+    assert "38 38 38 38 38" in text
+    assert " 16.000" in text
+
+
 def test_the_summary_holds_every_kind_of_measure_in_one_row(evaluation):
     lines = printed([summary_table(evaluation, {})]).splitlines()
     assert max(map(len, lines)) <= 100
@@ -61,7 +75,7 @@ def test_the_summary_holds_every_kind_of_measure_in_one_row(evaluation):
     found = row["likelihood"]
     difference = found["difference"]
     assert f"{found['nll']['mean']:.3f}" in line
-    assert f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]" in line
+    assert f"{difference['mean']:+.3f} [{difference['low']:.3f}, {difference['high']:.3f}]" in line
     assert f"{found['kl']['mean']:.3f}" in line
     errors = [row["trajectory"][kind]["whole"]["mean"] for kind in ("forced_error", "free_error")]
     assert f"{errors[0]:.2f} {errors[1]:.2f}" in line
