@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 import model
 from model import Tokenizer
 from refquant.apply.checkpoint import input_digest, is_quantized, load, load_quantized, read_provenance
+from refquant.apply.evaluation import Start, Traces, step_records
 from refquant.apply.integer_check import IntegerCheck, compare_arithmetics, first_batch
 from refquant.apply.quantized import LinearArithmetic
 from refquant.cli.evaluating import (
@@ -30,13 +32,13 @@ from refquant.cli.streams import show, show_json, talk, talk_console
 from refquant.errors import UsageError
 from refquant.report.footprint import Footprint, full_footprint, quantized_footprint
 from refquant.report.numbers import counted, duration, number, percent
-from refquant.storage import open_checkpoint
+from refquant.storage import canonical_json, open_checkpoint, write_text
 
 EPILOG = """\b
 Examples:
   refquant quantize --recipe w3 --out w3-folder --no-compare --quick
   refquant evaluate w3-folder --quick
-  refquant evaluate w3-folder --quick --format json
+  refquant evaluate w3-folder --quick --format json --trajectories steps.jsonl
   refquant quantize --recipe w8a8 --out w8a8-folder --no-compare --quick
   refquant evaluate w8a8-folder --quick --arithmetic integer
 """
@@ -54,11 +56,13 @@ Examples:
     show_default=True,
     help="Linears multiply the numbers that codes stand for, or the codes themselves.",
 )
+@click.option("--trajectories", type=click.Path(path_type=Path), help="New file for one JSON line a sequence and denoising step.")
 @evaluation_options
 def command(
     directory: Path,
     reference: Path | None,
     arithmetic: LinearArithmetic,
+    trajectories: Path | None,
     texts: Path | None,
     full: bool,
     quick: bool,
@@ -70,6 +74,8 @@ def command(
     Both see the same texts, masks and prompts. Held-out data are read beside the reference unless --texts names a file.
     """
     sizes = chosen_sizes(full, quick)
+    if trajectories is not None and trajectories.exists():
+        raise UsageError(f"{trajectories} exists; name a new file with --trajectories")
     open_checkpoint(directory)  # says what is wrong with a path before anything else is looked for in it
     made_of = read_provenance(directory).input_digest if is_quantized(directory) else input_digest(directory)
     source = _reference(directory, made_of, reference)
@@ -83,8 +89,16 @@ def command(
     if arithmetic == "integer":
         name = f"{name}, integer"
         check = compare_arithmetics(load(directory), candidate, first_batch(m, tokenizer, data, sizes, seed))
+    steps: list[str] = []
+
+    def take(model_name: str, starts: Sequence[Start], traces: Traces) -> None:
+        if model_name == name:
+            steps.extend(canonical_json(record) + "\n" for record in step_records(model_name, starts, traces))
+
     with Progress(evaluation_costs(data, sizes, 2), talk_console()) as progress:
-        evaluation = run_evaluation(m, {name: candidate}, tokenizer, data, sizes, seed, progress)
+        evaluation = run_evaluation(m, {name: candidate}, tokenizer, data, sizes, seed, progress, take)
+    if trajectories is not None:
+        write_text(trajectories, "".join(steps))
     talk(f"done in {duration(progress.seconds)}")
     stored = open_checkpoint(source)
     footprints = {REFERENCE: full_footprint(stored, m.linears), name: _footprint(directory, tuple(candidate.linears))}

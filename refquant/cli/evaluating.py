@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 import model
 from model import Tokenizer, Transformer
-from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes, evaluate, read_evaluation_set
+from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes, Start, Traces, evaluate, read_evaluation_set
 from refquant.cli.progress import Progress
 from refquant.errors import UsageError
 from refquant.report.footprint import Footprint
@@ -85,13 +85,25 @@ def run_evaluation(
     sizes: Sizes,
     seed: int,
     progress: Progress,
+    take_traces: Callable[[str, Sequence[Start], Traces], None] | None = None,
 ) -> Evaluation:
     """Evaluate on all processors there are; how many does not change a number.
 
     Each worker gets one BLAS thread: the products are small, and threads that wait for each other cost more than they bring.
     """
     with threadpool_limits(limits=1, user_api="blas"):
-        return evaluate(reference, candidates, tokenizer, data, sizes, seed, progress, reference_name=REFERENCE, workers=processors())
+        return evaluate(
+            reference,
+            candidates,
+            tokenizer,
+            data,
+            sizes,
+            seed,
+            progress,
+            reference_name=REFERENCE,
+            workers=processors(),
+            take_traces=take_traces,
+        )
 
 
 def calm_blas(m: Transformer) -> AbstractContextManager[Any]:

@@ -11,7 +11,9 @@ from refquant.apply.evaluation.intervals import Bootstrap, Estimate
 from refquant.apply.evaluation.likelihood import Likelihood
 from refquant.apply.evaluation.proportions import McNemar, Proportion, mcnemar, proportion
 from refquant.apply.evaluation.sizes import Sizes
+from refquant.apply.evaluation.step_records import step_records
 from refquant.apply.evaluation.tasks import Tasks, TaskScore
+from refquant.apply.evaluation.trajectory import Start, Traces
 
 __all__ = [
     "Bootstrap",
@@ -27,9 +29,11 @@ __all__ = [
     "Proportion",
     "Row",
     "Sizes",
+    "Start",
     "TaskScore",
     "Tasks",
     "Text",
+    "Traces",
     "Trajectory",
     "Used",
     "evaluate",
@@ -37,4 +41,5 @@ __all__ = [
     "proportion",
     "read_evaluation_set",
     "read_scoring",
+    "step_records",
 ]

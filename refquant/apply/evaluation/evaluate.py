@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from refquant.apply.evaluation.likelihood import Likelihood, likelihoods
 from refquant.apply.evaluation.record import plain
 from refquant.apply.evaluation.sizes import Sizes
 from refquant.apply.evaluation.tasks import Tasks, answers, prompt_ids, score
-from refquant.apply.evaluation.trajectory import Start, trajectories
+from refquant.apply.evaluation.trajectory import Start, Traces, trajectories
 from refquant.errors import InputError, UsageError
 from refquant.storage import canonical_json
 
@@ -85,6 +85,7 @@ def evaluate(
     *,
     reference_name: str = "full precision",
     workers: int = 1,
+    take_traces: Callable[[str, Sequence[Start], Traces], None] | None = None,
 ) -> Evaluation:
     """Compare models with a reference.
 
@@ -107,6 +108,8 @@ def evaluate(
     workers : int
         Threads. The result does not depend on their timing. More than one pays where BLAS itself uses one
         (``OPENBLAS_NUM_THREADS=1``); threads inside threads wait for each other.
+    take_traces : callable(name, starts, traces), optional
+        Is handed every model's trajectories, step by step, of which the result keeps means.
 
     Returns
     -------
@@ -142,6 +145,9 @@ def evaluate(
     starts += [Start(prompt=prompt_ids(item, tokenizer), gen_length=item.gen_length) for item in questions]
     bounds = likelihoods(models, texts, sizes.masks, seed, bootstrap, workers, progress)
     traces = trajectories(models, starts, sizes.tokens_per_step, workers, progress)
+    if take_traces is not None:
+        for name, found in zip(models, traces, strict=True):
+            take_traces(name, starts, found)
     right = answers(models, items, tokenizer, workers, progress)
     rows = tuple(
         Row(name=name, likelihood=bounds[i], trajectory=summarise(traces[i], bootstrap), tasks=score(right[i], right[0], items))
