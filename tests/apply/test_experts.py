@@ -7,6 +7,7 @@ import pytest
 
 import model
 import refquant as rq
+from refquant.apply.checkpoint import Provenance, input_digest, load, save_quantized
 from refquant.apply.experts import check_coverage, coverage, expert_numbers, expert_weights
 from refquant.apply.quantize import quantize_model
 from refquant.apply.recipe import Recipe
@@ -149,3 +150,15 @@ def test_dream_is_quantized_like_any_other():
     assert set(found.weights) == set(m.linears)
     name, x = next(name for name in m.linears if name.endswith("q_proj")), np.zeros((1, 1, m.config.d_model))
     assert np.array_equal(found.attach(m).linears[name](x)[0, 0], m.linears[name].bias)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "dream_bf16"])
+def test_a_saved_folder_of_any_family_gives_the_same_bytes_back(variant, tmp_path):
+    m = model.load(LLADA / variant)
+    found = quantize_model(m, recipe(activations={"method": "per_token", "bits": 8}), states(m))
+    made_of = Provenance(input_digest=input_digest(LLADA / variant), calibration_digest="", seed=0, run_digest="x")
+    save_quantized(tmp_path / "folder", LLADA / variant, found, made_of)
+    ids = states(m)[0].ids[None]
+    expected = found.attach(m).logits(ids)
+    assert load(tmp_path / "folder").logits(ids).tobytes() == expected.tobytes()
+    assert not np.array_equal(expected, m.logits(ids))
