@@ -11,14 +11,14 @@ import numpy as np
 
 from model import border, ops
 from model.architecture import BlockPlan, ExpertsPlan, LinearPlan, MlpPlan, ModelConfig, NormPlan
-from model.layers import AttentionProduct, DenseAttentionProduct, Linear, Norm, ScoreOperands
+from model.layers import AttentionProduct, DenseAttentionProduct, DenseLinear, Linear, Norm, ScoreOperands
 from model.routing import route
 from model.streaming import StreamedTensors, count, gather
 from model.taps import Observer, show
 from model.visibility import read_mask, read_positions
 from refquant.errors import InputError, UsageError
 from refquant.numerics import Arithmetic
-from refquant.numerics.arrays import Array
+from refquant.numerics.arrays import Array, read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,14 @@ class Transformer:
             logits *= self.architecture.logit_scale
         return logits
 
+    def attention(self, index: int, x: Array, context: AttentionContext, observer: Observer | None = None) -> Array:
+        """Attention of one block from the output of its norm, before the residual sum: [B, T, d] in and out."""
+        return self._attention(index, self._part(index), x, context, observer)
+
+    def mlp(self, index: int, x: Array, observer: Observer | None = None) -> Array:
+        """MLP of one block from the output of its norm, before the residual sum: [B, T, d] in and out."""
+        return self._mlp(index, self.architecture.blocks[index].mlp, x, observer)
+
     def _attention(self, index: int, part: _Block, x: Array, context: AttentionContext, observer: Observer | None) -> Array:
         head_dim, rotary = self.architecture.head_dim, self.architecture.rotary_dim
         q, k, v = self._project_qkv(part, x, observer)
@@ -262,8 +270,9 @@ class Transformer:
         linears: Mapping[str, Linear] | None = None,
         attention_products: Mapping[int, AttentionProduct] | None = None,
         score_operands: Mapping[int, ScoreOperands] | None = None,
+        parameters: Mapping[str, Array] | None = None,
     ) -> Transformer:
-        """Return a new model with other linears or attention products in it, sharing everything else.
+        """Return a new model with other linears, attention products or parameters in it, sharing everything else.
 
         Parameters
         ----------
@@ -273,13 +282,18 @@ class Transformer:
             By block index.
         score_operands : mapping of int to ScoreOperands, optional
             By block index: what is done to queries and keys before their product.
+        parameters : mapping of str to ndarray, optional
+            By the keys of :attr:`parameters`, in their shapes and dtype. Linears whose weight or bias is among them become dense ones of
+            them, unless `linears` names them.
 
         Raises
         ------
         UsageError
-            If a name or an index does not exist in this model.
+            If a name or an index does not exist in this model, a parameter has another shape or dtype, or the model is streamed and a
+            parameter is to be replaced.
         """
         linears, attention_products, operands = dict(linears or {}), dict(attention_products or {}), dict(score_operands or {})
+        tensors, head = self._with_parameters(dict(parameters or {}), linears)
         for name in linears:
             if name not in self.linears:
                 raise UsageError(f"there is no linear {name!r} to replace; allowed: {', '.join(list(self.linears)[:7])}, ...")
@@ -289,14 +303,37 @@ class Transformer:
                 raise UsageError(f"there is no block {index!r} to replace the attention of; allowed: 0 to {last}")
         return Transformer(
             self.config,
-            self.parameters,
+            tensors,
             {**self.linears, **linears},
-            self._head,
+            head,
             self.dtype,
             self.arithmetic,
             tuple(attention_products.get(index, old) for index, old in enumerate(self.attention_products)),
             tuple(operands.get(index, old) for index, old in enumerate(self.score_operands)),
         )
+
+    def _with_parameters(self, changed: dict[str, Array], linears: dict[str, Linear]) -> tuple[Mapping[str, Array], Linear]:
+        """All parameters and the head after a change; the dense linears that it makes are added to `linears`."""
+        if not changed:
+            return self.parameters, self._head
+        if isinstance(self.parameters, StreamedTensors):
+            raise UsageError("the parameters of a streamed model are read from its files; load the model into memory to replace them")
+        for name, array in changed.items():
+            if name not in self.parameters:
+                raise UsageError(f"there is no parameter {name!r} to replace; allowed: {', '.join(list(self.parameters)[:4])}, ...")
+            old = self.parameters[name]
+            if (array.shape, array.dtype) != (old.shape, old.dtype):
+                raise UsageError(f"{name} is {old.dtype} {old.shape} in this model; replaced by {array.dtype} {array.shape}")
+        tensors = {**self.parameters, **{name: read_only(array) for name, array in changed.items()}}
+        untied = self.architecture.head
+        head_name = self.architecture.embedding if untied is None else untied.name
+        touched = {name.rpartition(".")[0] for name in changed}
+        for name in touched & ({*self.linears, head_name} - set(linears)):
+            dense = DenseLinear(tensors[name + ".weight"], tensors.get(name + ".bias"), self.arithmetic)
+            if name != self.architecture.embedding:
+                tensors[name + ".weight"] = dense.weight  # held once, in the layer's own memory
+            linears[name] = dense
+        return tensors, linears.pop(head_name, self._head)
 
     def __repr__(self) -> str:
         kept = "streamed, " if isinstance(self.parameters, StreamedTensors) else ""

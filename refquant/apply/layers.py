@@ -13,6 +13,7 @@ import numpy as np
 
 from model import DenseAttentionProduct, DenseLinear
 from refquant.core import Grid, QTensor, QuantSpec, Tiling
+from refquant.core.transform import Transform, through
 from refquant.errors import InputError
 from refquant.methods.activation.per_token import quantize_per_token
 from refquant.methods.activation.probabilities import quantize_probabilities
@@ -24,6 +25,34 @@ from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 
 ActivationQuantizer = Callable[[Array], Array]
+
+
+class OnlineLinear(DenseLinear):
+    """A dense linear whose input goes through transforms first; its weight is the one that undoes them.
+
+    Parameters
+    ----------
+    weight : ndarray ``[out, in]``
+    bias : ndarray ``[out]`` or None
+    online : tuple of Transform
+        First to last.
+    arithmetic : Arithmetic
+    """
+
+    __slots__ = ("online",)
+
+    def __init__(self, weight: Array, bias: Array | None, online: tuple[Transform, ...], arithmetic: Arithmetic = FAST) -> None:
+        super().__init__(weight, bias, arithmetic)
+        self.online = online
+
+    def __call__(self, x: Array) -> Array:
+        """Apply the layer to ``[..., in]``."""
+        return super().__call__(through(self.online, x, self.arithmetic))
+
+
+def online_transforms(linear: DenseLinear) -> tuple[Transform, ...]:
+    """What a linear's input goes through at run time; nothing for a plain one."""
+    return linear.online if isinstance(linear, OnlineLinear) else ()
 
 
 class QuantizedLinear:
@@ -39,9 +68,11 @@ class QuantizedLinear:
     dtype : dtype
         float32 or float64, of the model.
     arithmetic : Arithmetic
+    online : tuple of Transform
+        What the input goes through before it is quantized.
     """
 
-    __slots__ = ("_dense", "quantize_input", "weight")
+    __slots__ = ("_dense", "online", "quantize_input", "weight")
 
     def __init__(
         self,
@@ -50,14 +81,17 @@ class QuantizedLinear:
         quantize_input: ActivationQuantizer | None,
         dtype: np.dtype[Any],
         arithmetic: Arithmetic = FAST,
+        online: tuple[Transform, ...] = (),
     ) -> None:
         self.weight = weight
         self.quantize_input = quantize_input
+        self.online = online
         values = weight.dequantize(dtype) if isinstance(weight, QTensor) else weight
         self._dense = DenseLinear(values, bias, arithmetic)
 
     def __call__(self, x: Array) -> Array:
         """Apply the layer to ``[..., in]``."""
+        x = through(self.online, x, self._dense.arithmetic)
         return self._dense(x if self.quantize_input is None else self.quantize_input(x))
 
 
@@ -101,6 +135,8 @@ class IntegerLinear:
     dtype : dtype
         float32 or float64, of the model: the format that sums are scaled in.
     arithmetic : Arithmetic
+    online : tuple of Transform
+        What the input goes through before it is coded.
 
     Raises
     ------
@@ -108,7 +144,7 @@ class IntegerLinear:
         If integers cannot do it: a weight without codes, real zero points, formats so wide that an int32 might overflow.
     """
 
-    __slots__ = ("_prepared", "arithmetic", "bias", "quantize_input", "weight")
+    __slots__ = ("_prepared", "arithmetic", "bias", "online", "quantize_input", "weight")
 
     def __init__(
         self,
@@ -117,8 +153,10 @@ class IntegerLinear:
         quantize_input: PerTokenQuantizer | StaticQuantizer,
         dtype: np.dtype[Any],
         arithmetic: Arithmetic = FAST,
+        online: tuple[Transform, ...] = (),
     ) -> None:
         self.weight, self.bias, self.quantize_input, self.arithmetic = weight, bias, quantize_input, arithmetic
+        self.online = online
         self._prepared = prepare_weight(weight, quantize_input.spec, dtype, arithmetic)
 
     def __call__(self, x: Array) -> Array:
@@ -139,8 +177,31 @@ class IntegerLinear:
     def _codes(self, x: Array) -> tuple[Array, Grid]:
         if x.dtype != self._prepared.dtype:
             raise InputError(f"the input has dtype {x.dtype}; this layer works in {self._prepared.dtype}")
+        x = through(self.online, x, self.arithmetic)
         grid = self.quantize_input.grid if isinstance(self.quantize_input, StaticQuantizer) else None
         return activation_codes(x.reshape(-1, x.shape[-1]), self.quantize_input.spec, grid)
+
+
+class TransformedScoreOperands:
+    """Queries ``q T`` and keys ``k T^-T``, whose products are those of ``q`` and ``k``; then quantized, if the recipe says so.
+
+    Parameters
+    ----------
+    transform : Transform
+        Of one head's features.
+    arithmetic : Arithmetic
+    quantized : QuantizedScoreOperands, optional
+    """
+
+    __slots__ = ("arithmetic", "quantized", "transform")
+
+    def __init__(self, transform: Transform, arithmetic: Arithmetic = FAST, quantized: QuantizedScoreOperands | None = None) -> None:
+        self.transform, self.arithmetic, self.quantized = transform, arithmetic, quantized
+
+    def __call__(self, queries: Array, keys: Array) -> tuple[Array, Array]:
+        """Transform both, ``[B, heads, T, h]``."""
+        pair = self.transform.apply(queries, self.arithmetic), self.transform.undo(keys, self.arithmetic)
+        return pair if self.quantized is None else self.quantized(*pair)
 
 
 class QuantizedScoreOperands:

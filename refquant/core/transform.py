@@ -1,9 +1,8 @@
 """Invertible linear maps of a layer's features: what function-preserving rewrites put into a network in one place and take out in another.
 
-A transform
-``T`` maps activations ``x -> x T`` over their last axis. Whoever consumes them gets the weight ``W T^-T`` instead of ``W``, so
-that ``(x T) (W T^-T)^T = x W^T``. A diagonal ``T`` is a scale, an orthogonal one a rotation; for rotations and permutations both maps are
-the same.
+A transform ``T`` maps activations ``x -> x T`` over their last axis. Whoever consumes them gets the weight ``W T^-T`` instead of ``W``,
+so that ``(x T) (W T^-T)^T = x W^T``. A diagonal ``T`` is a scale, an orthogonal one a rotation; for rotations and permutations both maps
+are the same.
 """
 
 from __future__ import annotations
