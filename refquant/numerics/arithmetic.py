@@ -5,6 +5,7 @@ Everything that may differ between machines (BLAS, LAPACK, transcendental functi
 rounding, scaling by powers of two. A test forbids ``@``, ``np.exp`` and their kin outside this folder.
 
 ``FAST`` hands them to BLAS, LAPACK and NumPy: results carry the usual error bounds, and their last bits depend on the machine.
+``ORDERED`` (:mod:`refquant.numerics.ordered`) gives the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import scipy.special
 
 from refquant.errors import InputError, NotPositiveDefiniteError
 from refquant.numerics.arrays import Array
+from refquant.numerics.gram_digits import GramDigits
 
 Axis = int | tuple[int, ...] | None
 
@@ -36,6 +38,10 @@ class Arithmetic(ABC):
     @abstractmethod
     def gram(self, x: Array) -> Array:
         """Symmetric product ``x^T x`` of ``[tokens, features]``: ``[features, features]``, exactly symmetric."""
+
+    def gram_digits(self, x: Array) -> GramDigits | None:
+        """What :meth:`gram` can be merged from without a bit depending on the grouping; None where there is no such thing."""
+        return None
 
     @abstractmethod
     def sum(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
