@@ -10,6 +10,7 @@ from refquant.errors import InputError, NumericalError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, read_only
 from refquant.numerics.casting import FLOAT_DTYPES, as_float64
+from refquant.numerics.gram_digits import GramDigits
 
 
 def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic = FAST) -> Float64Array:
@@ -43,6 +44,14 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
     array([[ 4.,  8.],
            [ 8., 16.]])
     """
+    rows = _weighted(x, token_weights)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        gram = arithmetic.gram(rows)  # [GPTQ-1]
+    return _finite_hessian(gram)
+
+
+def _weighted(x: Array, token_weights: Array | None) -> Float64Array:
+    """Rows ``[tokens, features]`` times the roots of their weights, checked."""
     rows, weights = _checked(x, token_weights)
     rows = as_float64(rows)
     if weights is not None:
@@ -50,9 +59,7 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
     if not np.isfinite(rows).all():
         token, feature = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
         raise InputError(f"calibration input {token} holds {rows[token, feature]} at feature {feature}; a Hessian needs finite numbers")
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        gram = arithmetic.gram(rows)  # [GPTQ-1]
-    return _finite_hessian(gram)
+    return rows
 
 
 def _checked(x: Array, token_weights: Array | None) -> tuple[Array, Float64Array | None]:
@@ -81,6 +88,11 @@ def _weigh(rows: Float64Array, weights: Float64Array) -> Float64Array:
         return np.asarray(counted * np.sqrt(weights)[:, None])
 
 
+def _total(digits: GramDigits) -> Float64Array:
+    with np.errstate(over="ignore"):
+        return _finite_hessian(digits.total())
+
+
 def _finite_hessian(h: Float64Array) -> Float64Array:
     if not np.isfinite(h).all():
         row, column = (int(i) for i in np.argwhere(~np.isfinite(h))[0])
@@ -92,8 +104,10 @@ def _finite_hessian(h: Float64Array) -> Float64Array:
 class Stats:
     """Statistics of one group of linears that share an input; they can be merged in any grouping.
 
-    Counts and maxima are exact in any grouping; the Hessian's sums are floating-point sums, so another grouping may change last bits
-    (it does not while every sum is exact, as with integers below 2^26 and few tokens).
+    Counts and maxima are exact in any grouping. In the ordered arithmetic the Hessian is too: it is made of integers that are merged with
+    it, so that statistics depend on the set of tokens alone, not on how they were grouped or in what order groups were merged. In the fast
+    one its sums are floating-point sums, and another grouping may change last bits (it does not while every sum is exact, as with integers
+    below 2^26 and few tokens).
 
     Parameters
     ----------
@@ -102,6 +116,8 @@ class Stats:
     hessian : float64 ndarray ``[features, features]``
     absmax : ndarray ``[features]``
         Largest magnitude of each feature over those tokens; 0 if there are none.
+    digits : GramDigits, optional
+        What the Hessian is the total of, if it was collected in the ordered arithmetic.
 
     Examples
     --------
@@ -113,6 +129,7 @@ class Stats:
     tokens: int
     hessian: Float64Array
     absmax: Array
+    digits: GramDigits | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hessian", read_only(np.asarray(self.hessian)))
@@ -128,10 +145,12 @@ class Stats:
         kept = rows if weights is None else rows[weights > 0]
         if kept.dtype.kind in "iu":
             kept = kept.astype(np.float64)  # the magnitude of the lowest integer does not fit its dtype
+        digits = arithmetic.gram_digits(_weighted(x, token_weights))
         return cls(
             tokens=len(kept),
-            hessian=hessian(x, token_weights, arithmetic),
+            hessian=hessian(x, token_weights, arithmetic) if digits is None else _total(digits),
             absmax=np.abs(kept).max(axis=0, initial=0.0).astype(kept.dtype),
+            digits=digits,
         )
 
     def merge(self, other: Stats) -> Stats:
@@ -140,16 +159,20 @@ class Stats:
         Raises
         ------
         InputError
-            If the numbers of features differ.
+            If the numbers of features differ, or one was collected in the ordered arithmetic and the other was not.
         NumericalError
             If an entry of the Hessian overflows.
         """
         if self.absmax.shape != other.absmax.shape:
             raise InputError(f"cannot merge statistics of {self.absmax.shape[0]} and {other.absmax.shape[0]} features")
+        if (self.digits is None) != (other.digits is None):
+            raise InputError("cannot merge statistics of the ordered arithmetic with those of another; collect both in one")
+        digits = None if self.digits is None or other.digits is None else self.digits.merge(other.digits)
         with np.errstate(over="ignore"):
-            total = self.hessian + other.hessian
+            total = self.hessian + other.hessian if digits is None else digits.total()
         return Stats(
             tokens=self.tokens + other.tokens,
             hessian=_finite_hessian(total),
             absmax=np.maximum(self.absmax, other.absmax),
+            digits=digits,
         )
