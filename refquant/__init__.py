@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from refquant.methods.diffusion.ia_aq import ia_aq
     from refquant.methods.diffusion.tmas import tmas
     from refquant.methods.grid.rtn import rtn
-    from refquant.numerics import FAST, Arithmetic
+    from refquant.numerics import FAST, ORDERED, Arithmetic
 
 __version__ = "0.1.0"
 
 # Resolved on first use: `import refquant` alone costs next to nothing.
 _HOME = {
     "FAST": "refquant.numerics",
+    "ORDERED": "refquant.numerics",
     "Arithmetic": "refquant.numerics",
     "IntFormat": "refquant.formats",
     "QTensor": "refquant.core",
@@ -45,6 +46,7 @@ _HOME = {
 
 __all__ = [
     "FAST",
+    "ORDERED",
     "Arithmetic",
     "IntFormat",
     "QTensor",
