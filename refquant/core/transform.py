@@ -7,6 +7,7 @@ are the same.
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -242,10 +243,17 @@ def _taken(parts: Mapping[str, Array], name: str, kind: str) -> Array:
     return parts[name]
 
 
+def _rotation(name: str) -> type[Transform]:
+    found: type[Transform] = getattr(importlib.import_module("refquant.core.rotation"), name)  # it imports this module
+    return found
+
+
 _KINDS: dict[str, Callable[[], type[Transform]]] = {
     "scale": lambda: Scale,
     "permutation": lambda: Permutation,
     "block_rotation": lambda: BlockRotation,
+    "hadamard": lambda: _rotation("HadamardRotation"),
+    "part": lambda: _rotation("Part"),
 }
 
 

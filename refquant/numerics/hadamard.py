@@ -157,8 +157,21 @@ def hadamard(size: int, *, base: IntArray | int | None = None, blocks: int | Non
         blocks = size // (size & -size)
     if blocks < 1 or size % blocks:
         raise UsageError(f"{blocks} equal blocks do not divide size {size}")
-    matrix = base_matrix(_base_order(size // blocks) if base is None else int(base)) if base is None or np.ndim(base) == 0 else base
+    if base is None:
+        base = _base_order(size // blocks) or size // blocks  # an order that is not known raises, and says what is near
+    matrix = base_matrix(int(base)) if np.ndim(base) == 0 else base
     return Hadamard(size, np.asarray(matrix), blocks, normalization)
+
+
+def has_hadamard(size: int) -> bool:
+    """Whether :func:`hadamard` knows an undivided transform of a size.
+
+    Examples
+    --------
+    >>> has_hadamard(18944), has_hadamard(184), has_hadamard(100), has_hadamard(6)
+    (True, False, True, False)
+    """
+    return size >= 1 and _base_order(size) is not None
 
 
 def random_signs(rng: Generator, count: int) -> Float64Array:
@@ -172,19 +185,14 @@ def random_signs(rng: Generator, count: int) -> Float64Array:
     return 1.0 - 2.0 * (words(rng, count) >> np.uint64(63)).astype(np.float64)
 
 
-def _base_order(size: int) -> int:
+def _base_order(size: int) -> int | None:
     if is_power_of_two(size):
         return 1
     for order in QUAROT_ORDERS:
         if size % order == 0 and is_power_of_two(size // order):
             return order
-    order = size // (size & -size)  # the odd part
-    while order <= size:
-        if has_base(order):
-            return order
-        order *= 2
-    base_matrix(size)  # raises, and says what is near
-    raise AssertionError(size)  # pragma: no cover
+    odd = size // (size & -size)
+    return next((order for order in (odd * 2**k for k in range(size.bit_length())) if order <= size and has_base(order)), None)
 
 
 def _transform(rows: Array, base: Array | None, arithmetic: Arithmetic) -> Array:
@@ -214,4 +222,4 @@ def _checked_base(base: Any) -> NDArray[np.int8]:
     return np.asarray(read_only(matrix.astype(np.int8)))
 
 
-__all__ = ["QUAROT_ORDERS", "Hadamard", "hadamard", "random_signs"]
+__all__ = ["QUAROT_ORDERS", "Hadamard", "hadamard", "has_hadamard", "random_signs"]

@@ -1,0 +1,1 @@
+"""Rotating activations and weights so that outliers spread over many features."""
