@@ -234,9 +234,7 @@ class Uniform:
         if self.scheme.startswith("sym_gptq"):
             return self.format.hi // 2 + 1
         steps = self.rounded(-low / scale)
-        if self.scheme == "asym_incl0":
-            return round_to_integer(steps)
-        if self.scheme == "asym_minmax":
+        if self.scheme in ("asym_incl0", "asym_minmax"):  # for asym_incl0 it matters where the scale was rounded down coarsely
             return min(max(round_to_integer(steps), 0), self.format.hi)
         limit = Fraction(10000)
         return round_to_integer(min(max(steps, -limit), limit))

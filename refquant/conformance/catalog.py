@@ -1,0 +1,44 @@
+"""All operations that have vectors, by name, resolved when asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from refquant.conformance.operation import Operation
+from refquant.errors import UsageError
+
+FOLDER = "refquant.conformance.operations"
+OPERATIONS: dict[str, str] = {
+    "rounding.half_even": f"{FOLDER}.rounding:HALF_EVEN",
+    "rounding.half_away": f"{FOLDER}.rounding:HALF_AWAY",
+    "rounding.trunc_half": f"{FOLDER}.rounding:TRUNC_HALF",
+    "rounding.floor": f"{FOLDER}.rounding:FLOOR",
+    "rounding.ceil": f"{FOLDER}.rounding:CEIL",
+    "uniform.quantize": f"{FOLDER}.uniform_quantize:OPERATION",
+}
+"""``name -> "module:object"``; a test holds it against the folder."""
+
+
+def find_operation(name: str) -> Operation:
+    """Look an operation up by name.
+
+    Raises
+    ------
+    UsageError
+        If there is no such operation.
+
+    Examples
+    --------
+    >>> find_operation("rounding.half_even").level
+    'codes'
+    """
+    if name not in OPERATIONS:
+        raise UsageError(f"unknown operation {name!r}; known are {', '.join(OPERATIONS)}")
+    module, _, attribute = OPERATIONS[name].partition(":")
+    found: Operation = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def all_operations() -> list[Operation]:
+    """Every operation, in the order of the table."""
+    return [find_operation(name) for name in OPERATIONS]
