@@ -8,13 +8,13 @@ number is written in *digits at places that nobody chooses*: balanced digits of 
 which are a property of the number alone. Feature ``i`` keeps the digits of its four highest places, counted from the highest one that any
 of its tokens has used so far; what lies lower cannot matter for anything that is kept later, since that highest place only rises. Then
 
-    G_pq = sum_tokens D_(top_i - p, i) D_(top_j - q, j)      for p + q < 4,
+    G_pq = sum_tokens D_(top_i - p, i) D_(top_j - q, j)      for p + q < 5,
 
 matrices of integers, held as int64 and added without rounding. When two of them with different tops meet, places are shifted, and what
 falls off the end is what the higher top would have left out at once. The result is a function of the set of tokens.
 
-At least 60 bits below a feature's largest magnitude are kept: with ``|x_i| < 2^e_i`` the error is at most
-``12 tokens 2^(e_i + e_j - 60)``, to which rounding the result to float64 comes.
+At least 60 bits below a feature's largest magnitude are kept, and the products left out are smaller still: with ``|x_i| < 2^e_i`` the error
+is at most ``tokens 2^(e_i + e_j - 59)``, to which come the roundings of float64 that put the parts together.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from refquant.numerics.arrays import Array, Float64Array, IntArray, read_only
 from refquant.numerics.slicing import EXACT_BITS, exponents
 
 BITS, DIGITS = 20, 4
+ORDERS = 5
+"""Places that the digits of a product take up: one more than ``DIGITS``, because a leading digit may be as small as 1."""
 LOWEST = -60
 """Place of a feature that has been 0 so far: below that of the smallest subnormal number."""
-PAIRS = tuple((p, q) for p in range(DIGITS) for q in range(p, DIGITS) if p + q < DIGITS)
+PAIRS = tuple((p, q) for p in range(DIGITS) for q in range(p, DIGITS) if p + q < ORDERS)
 RUN = 2 ** (EXACT_BITS - 2 * (BITS - 1))
 """Tokens whose products of digits BLAS adds exactly."""
 MOST_TOKENS = 2**22
@@ -46,7 +48,7 @@ class GramDigits:
     tokens : int
     top : int64 ndarray ``[features]``
         Highest place of each feature.
-    parts : int64 ndarray ``[6, features, features]``
+    parts : int64 ndarray ``[8, features, features]``
         ``G_pq`` in the order of ``PAIRS``; ``G_qp`` is its transpose.
 
     Examples
@@ -127,9 +129,9 @@ class GramDigits:
     def total(self) -> Float64Array:
         """The sum as float64 ``[features, features]``, exactly symmetric; infinite where it overflows."""
         found = np.zeros(self.parts.shape[1:])
-        for order in reversed(range(DIGITS)):
+        for order in reversed(range(ORDERS)):
             whole = np.zeros(self.parts.shape[1:], dtype=np.int64)
-            for p in range(order + 1):
+            for p in range(max(order - DIGITS + 1, 0), min(order + 1, DIGITS)):
                 whole += self._pair(p, order - p)
             found = found * 0.5**BITS + whole
         return np.asarray(np.ldexp(found, BITS * (self.top[:, None] + self.top)))
