@@ -63,8 +63,8 @@ FIRST = int(SMALL * POINTS)
 @cache
 def columns() -> tuple[Float64Array, ...]:
     """The table, as ``DEGREE + 2`` vectors over the points: made when it is first wanted, since it takes a few hundredths of a second."""
-    rows = [_row(Fraction(j, POINTS)) for j in range(FIRST, LARGEST * POINTS + 1)]
-    return tuple(np.array(column) for column in zip(*rows, strict=True))
+    points = range(FIRST, LARGEST * POINTS + 1)
+    return tuple(np.array(column) for column in zip(*(_row(Fraction(j, POINTS)) for j in points), strict=True))
 
 
 def erf(x: Array) -> Array:
@@ -99,9 +99,9 @@ def _double(x: Float64Array) -> Float64Array:
     p = horner(near * near, MACLAURIN)
     p *= near
     p += near
-    if small.all():
-        return p
-    return np.where(small, p, np.copysign(_by_table(np.maximum(np.minimum(size, float(LARGEST)), SMALL)), x))
+    if not small.all():
+        p = np.where(small, p, np.copysign(_by_table(np.maximum(np.minimum(size, float(LARGEST)), SMALL)), x))
+    return p
 
 
 def _by_table(x: Float64Array) -> Float64Array:
@@ -110,7 +110,7 @@ def _by_table(x: Float64Array) -> Float64Array:
     d = x - point * (1 / POINTS)  # exact
     rows = point.astype(np.int64) - FIRST
     value, value_low, *coefficients = columns()
-    total = coefficients[-1][rows]
+    total: Float64Array = coefficients[-1][rows]
     for column in coefficients[-2::-1]:
         total *= d
         total += column[rows]

@@ -33,7 +33,7 @@ ROOTS_LOW = np.array([low for _, low in _ROOTS])
 TAYLOR = (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2)
 
 # Adding it leaves an integer of up to 51 bits, of either sign, in the low bits of the sum; subtracting it again gives that integer.
-TO_INTEGER = 1.5 * 2.0**52
+TO_INTEGER = float(3 * 2**51)
 _INTEGER_ZERO = np.array([TO_INTEGER]).view(np.int64)[0]
 _INDEX = np.int64((1 << STEP_BITS) - 1)
 _MANTISSA_BITS = np.int64(52)

@@ -39,7 +39,7 @@ TAYLOR = (1 / 9, -1 / 8, 1 / 7, -1 / 6, 1 / 5, -1 / 4, 1 / 3)
 
 _LOWEST = np.array([0.5]).view(np.int64)[0] + np.int64(0x6A09E667F3BCD)  # the bits of sqrt(1/2)
 _MANTISSA_BITS = np.int64(52)
-_SMALLEST_NORMAL = 2.0**-1022
+_SMALLEST_NORMAL = 1 / 2**1022
 _LIFT = 54  # of subnormal numbers, in powers of two
 
 
@@ -109,7 +109,7 @@ def log_as_pair(x: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Logarithm of finite numbers above 0 as an unevaluated sum, the first part of which is the rounded sum; of others any numbers."""
     subnormal = x < _SMALLEST_NORMAL
     lifted = bool(subnormal.any())
-    e, m = _exponent_and_mantissa(np.where(subnormal, x * 2.0**_LIFT, x) if lifted else x)
+    e, m = _exponent_and_mantissa(np.where(subnormal, x * float(2**_LIFT), x) if lifted else x)
     if lifted:
         e -= np.where(subnormal, float(_LIFT), 0.0)
     index = _table_index(m)

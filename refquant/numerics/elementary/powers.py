@@ -21,8 +21,8 @@ from refquant.numerics.elementary.exponential import exp_of_pair
 from refquant.numerics.elementary.logarithm import log_as_pair
 
 # For x other than 1, |log(x)| > 2**-54: with an exponent beyond this the power is 0 or infinite, and products with it do not overflow.
-EXPONENT_LIMIT = 2.0**70
-_ALL_EVEN = 2.0**53  # from here on every float64 number is an even integer
+EXPONENT_LIMIT = float(2**70)
+_ALL_EVEN = float(2**53)  # from here on every float64 number is an even integer
 
 
 def power(x: Array, exponent: Array | float) -> Array:

@@ -1,8 +1,8 @@
 """Sine and cosine.
 
-Reduction: ``x = n pi/2 + r`` with ``|r| <= pi/4``, r an unevaluated sum of two float64 numbers. Up to ``2**20``, pi/2 is held in four parts,
-three of 33 bits, whose products with n are exact (Cody and Waite); beyond that, for every finite float64 number, in Python's integers with
-1300 bits of pi. Polynomials: Taylor's, of sine up to r^17/17! and of cosine up to r^18/18!; what is left is below ``2**-62``.
+Reduction: ``x = n pi/2 + r`` with ``|r| <= pi/4``, r an unevaluated sum of two float64 numbers. Up to ``2**20``, pi/2 is held in four
+parts, three of 33 bits, whose products with n are exact (Cody and Waite); beyond that, for every finite float64 number, in Python's
+integers with 1300 bits of pi. Polynomials: Taylor's, of sine up to r^17/17! and of cosine up to r^18/18!; what is left is below ``2**-62``.
 
 Bound: 0.8 units in the last place for either in float64, everywhere.
 """
@@ -21,7 +21,7 @@ from refquant.numerics.elementary.elementwise import elementwise
 _BITS = 1300  # float64 numbers reach 2**1024, and 2**-62 is as near as one comes to a multiple of pi/2
 _HALF_PI = series.pi(_BITS) >> 1
 _INVERSE = (1 << (2 * _BITS)) // _HALF_PI  # 2/pi
-COMMON_LIMIT = 2.0**20
+COMMON_LIMIT = float(2**20)
 
 
 def _parts() -> tuple[float, float, float, float]:
