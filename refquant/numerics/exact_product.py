@@ -14,9 +14,9 @@ What is promised, for K terms in R runs, before the result is rounded to its dty
     |C - A B| <= (1 + k/4) K 2^(e + f - kw)  +  (R + k) 2^-53 |A| |B|
 
 The first term is what was cut off: ``K 2^-kw`` for what no slice holds, a quarter of it for each left-out product of two slices. Two
-slices hold 42 bits, far more than the 24 of float32: such a result is the exact one, rounded, except where terms cancel. Three hold 63, so that the
-cut is below the roundings; float64 needs them, since 42 bits are fewer than 53. The bound is relative to the largest entries of row and
-column: a small entry beside a large one keeps fewer bits.
+slices hold 42 bits, far more than the 24 of float32: such a result is the exact one, rounded, except where terms cancel. Three hold 63,
+so that the cut is below the roundings; float64 needs them, since 42 bits are fewer than 53. The bound is relative to the largest entries
+of row and column: a small entry beside a large one keeps fewer bits.
 
 A row's result depends on that row and the whole right factor, not on other rows: batches may be cut anywhere.
 """

@@ -2,7 +2,8 @@
 
 The numbers are cut into slices (:mod:`refquant.numerics.slicing`) of ``w = 53 - ceil(log2 n)`` bits for ``n`` terms, so that sums of
 slices are exact. As many slices are taken as it needs for what is left over to be at most 2^-9 of the last place that the largest term
-has in the dtype: the sum is that of exact arithmetic, rounded, up to that and to the two or three roundings of float64 that put slices together.
+has in the dtype: the sum is that of exact arithmetic, rounded, up to that and to the two or three roundings of float64 that put slices
+together.
 """
 
 from __future__ import annotations
