@@ -21,6 +21,8 @@ METHODS: dict[str, str] = {
     "cgq": "refquant.methods.diffusion.cgq:certainty_weights",
     "tmas": "refquant.methods.diffusion.tmas:tmas",
     "ia_aq": "refquant.methods.diffusion.ia_aq:ia_aq",
+    "smoothquant": "refquant.methods.scale.smoothquant:smoothquant",
+    "awq": "refquant.methods.scale.awq:awq",
     "per_token": "refquant.methods.activation.per_token:quantize_per_token",
     "static": "refquant.methods.activation.static:static_grid",
     "probabilities": "refquant.methods.activation.probabilities:quantize_probabilities",

@@ -1,0 +1,1 @@
+"""Methods that move difficulty between activations and weights by a factor a channel."""
