@@ -102,8 +102,8 @@ def as_pair(value: int, bits: int) -> tuple[float, float]:
     True
     """
     high = value / (1 << bits)
-    rest = Fraction(value, 1 << bits) - Fraction(high)
-    return high, rest.numerator / rest.denominator
+    numerator, denominator = high.as_integer_ratio()
+    return high, (value * denominator - (numerator << bits)) / (denominator << bits)
 
 
 def leading(value: int, bits: int, kept: int) -> float:
