@@ -78,12 +78,13 @@ class Workbench:
     def run_digest(self, recipe: Recipe, tokens: int | None = None) -> str:
         """SHA-256 over all that decides the result, known before anything is computed.
 
-        That is recipe, input, calibration lines, seed, a limit of tokens, and the dtype that the model computes in.
+        That is recipe, input, calibration lines, seed, a limit of tokens, and the dtype and arithmetic that the model computes in.
         """
         lines = [[list(line.prompt), None if line.response is None else list(line.response), line.cut] for line in self.lines]
         data = canonical_json(lines) if recipe.needs_calibration else ""
         limit = tokens if recipe.needs_calibration else None
-        return digest(canonical_json([recipe.digest(), input_digest(self.source), digest(data), self.seed, limit, self.model.dtype.name]))
+        computing = [self.model.dtype.name, self.model.arithmetic.name]
+        return digest(canonical_json([recipe.digest(), input_digest(self.source), digest(data), self.seed, limit, *computing]))
 
 
 def open_workbench(source: Path, model: Transformer, calibration: Path | None, seed: int, progress: Progress | None = None) -> Workbench:
@@ -138,7 +139,7 @@ def check_output(path: Path, run_digest: str) -> QuantizedModel | None:
         raise InputError(f"{path} exists and is not a quantized folder; choose another --out or remove it")
     if read_provenance(path).run_digest != run_digest:
         raise InputError(
-            f"{path} holds the result of another run (recipe, input, calibration or seed differ); choose another --out or remove it"
+            f"{path} holds the result of another run (recipe, input, calibration, seed or lane differ); choose another --out or remove it"
         )
     return load_quantized(path)
 

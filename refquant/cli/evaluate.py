@@ -30,6 +30,7 @@ from refquant.cli.progress import Progress
 from refquant.cli.rows import footprint_json
 from refquant.cli.streams import show, show_json, talk, talk_console
 from refquant.errors import UsageError
+from refquant.numerics import LANES
 from refquant.report.footprint import Footprint, full_footprint, quantized_footprint
 from refquant.report.numbers import counted, duration, number, percent
 from refquant.storage import canonical_json, open_checkpoint, write_text
@@ -66,6 +67,7 @@ def command(
     texts: Path | None,
     full: bool,
     quick: bool,
+    lane: str,
     seed: int,
     form: str,
 ) -> None:
@@ -82,13 +84,13 @@ def command(
     data = held_out(source, texts)
     if data is None:
         raise UsageError(f"{source} holds no held-out texts ({EVALUATION_FILE}); name a file with --texts")
-    m, candidate = model.load(source), load(directory, linears=arithmetic)
+    m, candidate = model.load(source, arithmetic=LANES[lane]), load(directory, arithmetic=LANES[lane], linears=arithmetic)
     name = directory.resolve().name or str(directory)
     name = f"{name} (evaluated)" if name == REFERENCE else name
     tokenizer, check = Tokenizer.from_directory(source), None
     if arithmetic == "integer":
         name = f"{name}, integer"
-        check = compare_arithmetics(load(directory), candidate, first_batch(m, tokenizer, data, sizes, seed))
+        check = compare_arithmetics(load(directory, arithmetic=LANES[lane]), candidate, first_batch(m, tokenizer, data, sizes, seed))
     steps: list[str] = []
 
     def take(model_name: str, starts: Sequence[Start], traces: Traces) -> None:
@@ -110,6 +112,7 @@ def command(
             "command": "evaluate",
             "version": version("refquant"),
             "seed": seed,
+            "lane": lane,
             "folder": str(directory),
             "reference": str(source),
             "arithmetic": arithmetic,

@@ -17,6 +17,7 @@ from model import Tokenizer, Transformer
 from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes, Start, Traces, evaluate, read_evaluation_set
 from refquant.cli.progress import Progress
 from refquant.errors import UsageError
+from refquant.numerics import FAST, LANES
 from refquant.report.footprint import Footprint
 from refquant.report.summary import summary_table
 from refquant.report.tables import CalibrationUse, evaluation_tables, used_lines
@@ -29,9 +30,21 @@ WIDE = 1024
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+def lane_option(function: _F) -> _F:
+    """Add ``--lane``, which says how arithmetic is done; :data:`refquant.numerics.LANES` says what the names stand for."""
+    return click.option(
+        "--lane",
+        type=click.Choice(list(LANES)),
+        default=FAST.name,
+        show_default=True,
+        help="Arithmetic: this machine's fastest, or one that gives the same bits on every machine.",
+    )(function)
+
+
 def evaluation_options(function: _F) -> _F:
     """Add the options that say what is evaluated, how much, and how it is printed."""
     for option in (
+        lane_option,
         click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="What goes to stdout."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides everything that is drawn."),
         click.option("--quick", is_flag=True, help="So little that it takes seconds; no number in it means anything."),

@@ -16,9 +16,10 @@ from model import Step, Tokenizer, chat_prompt, denoise
 from refquant.apply.checkpoint import load
 from refquant.apply.evaluation.tasks import response_text
 from refquant.apply.rollout import RawUniforms
-from refquant.cli.evaluating import calm_blas, source_folder
+from refquant.cli.evaluating import calm_blas, lane_option, source_folder
 from refquant.cli.streams import talk_console
 from refquant.errors import UsageError
+from refquant.numerics import LANES
 from refquant.report.filling import Piece, filling_line, pieces
 from refquant.storage import open_checkpoint
 
@@ -51,6 +52,7 @@ class _Show(Protocol):
 @click.option("--cfg-scale", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Classifier-free guidance; 0 is off.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
 @click.option("--chat", is_flag=True, help="Put the prompt into the chat template of LLaDA-Instruct.")
+@lane_option
 @click.option("--show/--no-show", "shown", default=True, help="Show the tokens on stderr as they fill in.")
 def command(
     directory: Path | None,
@@ -62,6 +64,7 @@ def command(
     cfg_scale: float,
     seed: int,
     chat: bool,
+    lane: str,
     shown: bool,
 ) -> None:
     """Continue a prompt with DIR, a checkpoint or a quantized folder (default: the embedded model).
@@ -70,7 +73,7 @@ def command(
     """
     source = source_folder(directory)
     open_checkpoint(source)
-    m, tokenizer = load(source), Tokenizer.from_directory(source)
+    m, tokenizer = load(source, arithmetic=LANES[lane]), Tokenizer.from_directory(source)
     ids = _prompt_ids(prompt, chat, tokenizer)
     count = gen_length if steps is None else steps
     sampler = denoise(

@@ -34,6 +34,7 @@ from refquant.cli.progress import Progress
 from refquant.cli.rows import QuantizedRow, footprint_json, quantize_rows, recipe_rows, row_json
 from refquant.cli.streams import show, show_json, talk, talk_console
 from refquant.errors import UsageError
+from refquant.numerics import LANES, Arithmetic
 from refquant.report.footprint import full_footprint
 from refquant.report.numbers import duration
 from refquant.report.plan import plan_json, plan_parts
@@ -49,6 +50,7 @@ Examples:
   refquant quantize --recipe gptq-w4a4 --dry-run
   refquant quantize --recipe w3 --out w3-folder --quick
   refquant quantize --recipe rtn-w4a16 --out rtn-folder --no-compare --format json
+  refquant quantize --recipe w3 --out same-everywhere --no-compare --quick --lane ordered
 """
 
 
@@ -89,6 +91,7 @@ def command(
     texts: Path | None,
     full: bool,
     quick: bool,
+    lane: str,
     seed: int,
     form: str,
 ) -> None:
@@ -98,7 +101,8 @@ def command(
     """
     sizes = chosen_sizes(full, quick)
     recipe = _adapted(find_recipe(recipe_name), samples, quick)
-    run = _prepare(source_folder(model_dir), recipe, calibration, seed, out, None if no_compare else sizes, texts, compare=not no_compare)
+    source, wanted = source_folder(model_dir), None if no_compare else sizes
+    run = _prepare(source, LANES[lane], recipe, calibration, seed, out, wanted, texts, compare=not no_compare)
     if dry_run:
         stored = open_checkpoint(run.bench.source)
         plan = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.existing is not None)
@@ -118,6 +122,7 @@ def _adapted(recipe: Recipe, samples: int | None, quick: bool) -> Recipe:
 
 def _prepare(
     source: Path,
+    lane: Arithmetic,
     recipe: Recipe,
     calibration: Path | None,
     seed: int,
@@ -135,7 +140,7 @@ def _prepare(
         raise UsageError(
             f"recipe {recipe.name} needs calibration data and {source} holds no {CALIBRATION_FILE}; name a file with --calibration"
         )
-    bench = open_workbench(source, model.load(source), calibration, seed)
+    bench = open_workbench(source, model.load(source, arithmetic=lane), calibration, seed)
     own, rows, left_out = recipe_rows(recipe, compare, calibrated=bool(bench.lines))
     run_digest = bench.run_digest(recipe)
     folder = default_folder(recipe, run_digest) if out is None else out
@@ -207,6 +212,7 @@ def _print(run: _Run, rows: dict[str, QuantizedRow], evaluation: Evaluation | No
             "command": "quantize",
             "version": version("refquant"),
             "seed": seed,
+            "lane": run.bench.model.arithmetic.name,
             "own_row": run.own,
             "reference": {"size": footprint_json(reference), "input_digest": input_digest(run.bench.source)},
             "rows": {label: row_json(row) for label, row in rows.items()},

@@ -14,6 +14,7 @@ from refquant.apply.checkpoint import input_digest, load, read_provenance
 from refquant.apply.recipe import find_recipe
 from refquant.apply.run import check_output, default_folder, open_workbench, save_run
 from refquant.errors import InputError, UsageError
+from refquant.numerics import FAST, ORDERED
 from refquant.storage import canonical_json, digest
 from tests.apply.tiny import recipe, write_folder
 
@@ -38,8 +39,8 @@ def calibration(tmp_path):
     return write_lines(tmp_path / "calib.jsonl")
 
 
-def bench(source, calibration=None, seed=0, dtype="float64"):
-    return open_workbench(source, model.load(source, dtype), calibration, seed)
+def bench(source, calibration=None, seed=0, dtype="float64", lane=FAST):
+    return open_workbench(source, model.load(source, dtype, lane), calibration, seed)
 
 
 def codes(quantized):
@@ -65,6 +66,7 @@ def test_the_digest_of_a_run_sees_what_decides_it(source, calibration, tmp_path)
         base.run_digest(PLAN, 101),
         bench(source, calibration, seed=1).run_digest(PLAN),
         bench(source, calibration, dtype="float32").run_digest(PLAN),
+        bench(source, calibration, lane=ORDERED).run_digest(PLAN),
         bench(source, write_lines(tmp_path / "more.jsonl", 7)).run_digest(PLAN),
         bench(source, write_lines(tmp_path / "others.jsonl", 6, 1)).run_digest(PLAN),
         bench(write_folder(tmp_path / "weights", seed=1), calibration).run_digest(PLAN),
@@ -161,7 +163,7 @@ def test_what_else_may_stand_in_the_output_s_place(source, calibration, tmp_path
     wanted = one.run_digest(PLAN)
     out = tmp_path / "out"
     save_run(out, one, one.quantize(PLAN))
-    with pytest.raises(InputError, match=r"out holds the result of another run \(recipe, input, calibration or seed differ\)"):
+    with pytest.raises(InputError, match=r"out holds the result of another run \(recipe, input, calibration, seed or lane differ\)"):
         check_output(out, one.run_digest(TMAS))
     with pytest.raises(InputError, match=r"missing/out: the folder .*missing does not exist"):
         check_output(tmp_path / "missing" / "out", wanted)
