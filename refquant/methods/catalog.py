@@ -26,6 +26,8 @@ METHODS: dict[str, str] = {
     "per_token": "refquant.methods.activation.per_token:quantize_per_token",
     "static": "refquant.methods.activation.static:static_grid",
     "probabilities": "refquant.methods.activation.probabilities:quantize_probabilities",
+    "quarot": "refquant.methods.rotate.quarot:quarot",
+    "duquant": "refquant.methods.rotate.duquant:duquant",
     "integer_linear": "refquant.methods.kernels.integer_linear:integer_linear",
 }
 ENTRY_POINT_GROUP = "refquant.methods"
