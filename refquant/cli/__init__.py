@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "Answer a prompt, showing the tokens as they fill in.",
     "methods": "List the methods and recipes.",
     "explain": "Print the card of a method, or a recipe with a comment at every field.",
+    "golden": "Make, check and read the golden vectors.",
 }
 INTERRUPTED = 130
 NOBODY_READS = 141  # 128 + SIGPIPE, what a shell reports of any other program

@@ -85,7 +85,7 @@ def _near_ties(scheme: str, bits: int) -> list[float]:
 def _zero_ties(scheme: str, bits: int) -> list[float]:
     """The lower end lies half a step beside a multiple of the scale, whatever the group."""
     levels = (1 << bits) - 1
-    low = -(levels // 3 + 0.5) * STEP
+    low = -(levels // 6 * 2 + 0.5) * STEP  # an even number and a half: to even goes down, away from zero up
     return _between(low, low + levels * STEP, lambda i: (i % 7 - 3) * STEP / 2)
 
 
@@ -106,7 +106,7 @@ PATTERNS: dict[str, Pattern] = {
     "zero-ties": Pattern(flags=("zero-point", "tie"), row=_zero_ties, schemes="asym"),
     "blocks": Pattern(flags=("group-boundary", "group-statistics", "ragged-group"), row=_blocks, tilings=("g16",)),
     "zeros": Pattern(flags=("zero-range",), row=lambda s, b: [0.0] * COLUMNS),
-    "constant": Pattern(flags=("constant", "one-sided"), row=lambda s, b: [0.37] * COLUMNS),
+    "constant": Pattern(flags=("constant", "one-sided"), row=lambda s, b: [0.37] * COLUMNS, tilings=("row", "g16")),
     "positive": Pattern(flags=("one-sided",), row=lambda s, b: [(i + 9) / 16 for i in range(COLUMNS)]),
     "negatives": Pattern(flags=("one-sided", "negative"), row=lambda s, b: [-(i + 9) / 16 for i in range(COLUMNS)]),
     "outlier": Pattern(flags=("outlier",), row=lambda s, b: [1e4 if i == 7 else (i - 20) / 32 for i in range(COLUMNS)]),
@@ -121,8 +121,8 @@ PATTERNS: dict[str, Pattern] = {
 def rows(pattern: Pattern, scheme: str, bits: int, tiling: str, dtype: str = "float32") -> Array:
     """Two rows: the pattern, and a companion of another size, so that rows cannot be mistaken for each other.
 
-    Where both rows share a scale, the companion is the row reversed, so that the range stays what the pattern made it.
+    Where both rows share a scale, the companion is the row reversed and halved, so that the range stays what the pattern made it.
     """
     row = pattern.row(scheme, bits)
-    companion = row[::-1] if tiling == "tensor" else [64 * value for value in _ramp(scheme, bits)[::-1]]
+    companion = [value / 2 for value in row[::-1]] if tiling == "tensor" else [64 * value for value in _ramp(scheme, bits)[::-1]]
     return np.array([row, companion], dtype=dtype)
