@@ -26,8 +26,8 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.errors import InputError
-from refquant.numerics.arrays import Array, Float64Array
-from refquant.numerics.slicing import exponents, peel, width_of_products
+from refquant.numerics.arrays import Array, Float64Array, IntArray
+from refquant.numerics.slicing import exponents, largest, peel, width_of_products
 
 RUN = 1024
 """Longest inner axis that is multiplied at once."""
@@ -68,16 +68,17 @@ def product(a: Array, b: Array, slices: int | None = None) -> Array:
         raise InputError(f"a product needs shapes [..., M, K] and [..., K, N]; found {a.shape} and {b.shape}")
     if not a.size or not b.size:
         return np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), dtype=dtype)
-    if np.isfinite(a).all() and np.isfinite(b).all():
-        return _finite_product(a, b, slices or slices_for(dtype)).astype(dtype, copy=False)
-    clean = _finite_product(_without_infinite(a), _without_infinite(b), slices or slices_for(dtype)).astype(dtype, copy=False)
+    count = slices_for(dtype) if slices is None else slices
+    rows, columns = largest(a, -1), largest(b, -2)
+    if np.isfinite(rows).all() and np.isfinite(columns).all():
+        return _finite_product(a, b, exponents(rows), exponents(columns), count).astype(dtype, copy=False)
+    clean = product(_without_infinite(a), _without_infinite(b), count)
     return np.asarray(clean + _infinite_terms(a, b).astype(dtype))
 
 
-def _finite_product(a: Array, b: Array, slices: int) -> Float64Array:
+def _finite_product(a: Array, b: Array, e: IntArray, f: IntArray, slices: int) -> Float64Array:
     inner = a.shape[-1]
     width = width_of_products(min(inner, RUN), slices)
-    e, f = exponents(a, -1), exponents(b, -2)
     total = _run(a[..., :RUN], b[..., :RUN, :], e, f, width, slices)
     for start in range(RUN, inner, RUN):
         total += _run(a[..., start : start + RUN], b[..., start : start + RUN, :], e, f, width, slices)
@@ -86,7 +87,7 @@ def _finite_product(a: Array, b: Array, slices: int) -> Float64Array:
     return np.asarray(result)
 
 
-def _run(a: Array, b: Array, e: Array, f: Array, width: int, slices: int) -> Float64Array:
+def _run(a: Array, b: Array, e: IntArray, f: IntArray, width: int, slices: int) -> Float64Array:
     """``P_0 + 2^-w (P_1 + ...)`` over one run of the inner axis."""
     inner = a.shape[-1]
     left = np.empty((*a.shape[:-1], slices * inner))  # S_0 | S_1 | ...

@@ -12,7 +12,7 @@ import numpy as np
 
 from refquant.errors import InputError
 from refquant.numerics.arrays import Array
-from refquant.numerics.slicing import exponents, peel, width_of_sums
+from refquant.numerics.slicing import exponents, largest, peel, width_of_sums
 
 GUARD = 8
 
@@ -44,11 +44,12 @@ def total(x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = 
     terms = int(np.prod([x.shape[a] for a in axes]))
     if not x.size or not terms or not axes:
         return np.asarray(np.sum(x, axis=axes, keepdims=keepdims) + x.dtype.type(0))
-    if not np.isfinite(x).all():
+    top = largest(x, axes)
+    if not np.isfinite(top).all():
         return _with_infinities(x, axes, keepdims)
     width = width_of_sums(terms)
     count = -(-(np.finfo(x.dtype).nmant + 1 + (terms - 1).bit_length() + GUARD) // width)
-    e = exponents(x, axes)
+    e = exponents(top)
     slices = [np.empty(x.shape) for _ in range(count)]
     peel(x, e, width, slices)
     found = np.sum(slices[-1], axis=axes, keepdims=True)  # exact

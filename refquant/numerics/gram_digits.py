@@ -25,7 +25,7 @@ import numpy as np
 
 from refquant.errors import InputError, NumericalError
 from refquant.numerics.arrays import Array, Float64Array, IntArray, read_only
-from refquant.numerics.slicing import EXACT_BITS, exponents
+from refquant.numerics.slicing import EXACT_BITS, exponents, largest
 
 BITS, DIGITS = 20, 4
 ORDERS = 5
@@ -85,7 +85,7 @@ class GramDigits:
         tokens, features = x.shape
         top = np.full(features, LOWEST)
         if tokens:
-            found = -(-(exponents(x, 0)[0].astype(np.int64) + 1) // BITS) - 1  # |x| < 2^(20 top + 19)
+            found = -(-(exponents(largest(x, 0))[0].astype(np.int64) + 1) // BITS) - 1  # |x| < 2^(20 top + 19)
             top = np.where((x != 0).any(axis=0), found, LOWEST)
         parts = np.zeros((len(PAIRS), features, features), dtype=np.int64)
         for start in range(0, tokens, RUN):

@@ -49,19 +49,20 @@ def width_of_sums(terms: int) -> int:
     return EXACT_BITS - (terms - 1).bit_length()
 
 
-def exponents(x: Array, axis: int | tuple[int, ...]) -> IntArray:
-    """Smallest ``e`` with ``|x| < 2^e`` along `axis`, which stays with length 1; 0 where all are zero.
+def largest(x: Array, axis: int | tuple[int, ...]) -> Array:
+    """Largest magnitudes along `axis`, which stays with length 1 and must not be empty; not finite where an infinity or NaN is met."""
+    return np.asarray(np.max(np.abs(x), axis=axis, keepdims=True))
 
-    Parameters
-    ----------
-    x : float32 or float64 ndarray, finite, not empty along `axis`
+
+def exponents(magnitudes: Array) -> IntArray:
+    """Smallest ``e`` with ``magnitude < 2^e``; 0 for 0.
 
     Examples
     --------
-    >>> exponents(np.array([[0.5, -4.0], [0.0, 0.0]]), axis=1).tolist()
+    >>> exponents(largest(np.array([[0.5, -4.0], [0.0, 0.0]]), axis=1)).tolist()
     [[3], [0]]
     """
-    return np.asarray(np.frexp(np.max(np.abs(x), axis=axis, keepdims=True))[1])
+    return np.asarray(np.frexp(magnitudes)[1])
 
 
 def peel(x: Array, exponent: IntArray, width: int, slices: list[Float64Array]) -> None:
@@ -71,7 +72,7 @@ def peel(x: Array, exponent: IntArray, width: int, slices: list[Float64Array]) -
     ----------
     x : float32 or float64 ndarray
     exponent : int ndarray that broadcasts against `x`
-        ``|x| < 2^exponent``; see :func:`exponents`.
+        ``|x| < 2^exponent``.
     width : int
     slices : list of float64 ndarrays, each of the shape of `x`
 

@@ -1,0 +1,1 @@
+"""Measurements that a reader can repeat: ratios of two things that ran alternately in one process."""
