@@ -89,6 +89,10 @@ class DenseLinear:
         """The bias [out], if there is one."""
         return self._bias
 
+    def with_weight(self, weight: Array) -> DenseLinear:
+        """The same layer with another weight [out, in]."""
+        return DenseLinear(weight, self.bias, self.arithmetic)
+
     def __call__(self, x: Array) -> Array:
         """Apply the layer to ``[..., in]``."""
         # One product over all rows: a stack of small ones would leave BLAS without work to share out.

@@ -10,6 +10,7 @@ name                            shape             what
 ``blocks.{i}.q``, ``.k``        [B, H or K, T, h] queries and keys after rotary embedding, before the scale
 ``blocks.{i}.v``                [B, K, T, h]      values
 ``blocks.{i}.probabilities``    [B, H, T, T]      attention weights
+``blocks.{i}.mixture``          [B, T, d]         input of a mixture: of its router and, routed, its experts
 ``head.input``                  [B, T, d]         residual stream after the final norm
 ==============================  ================  ============================================================
 

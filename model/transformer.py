@@ -241,6 +241,7 @@ class Transformer:
     def _experts(self, index: int, plan: ExpertsPlan, x: Array, observer: Observer | None) -> Array:
         flat = x.reshape(-1, x.shape[-1])  # [N, d]
         router = plan.router
+        show(observer, f"blocks.{index}.mixture", x)
         scores = self.arithmetic.matmul(flat, self.parameters[router.weight].T)  # [N, E]
         chosen, weights = route(scores, router, None if router.bias is None else self.parameters[router.bias], self.arithmetic)
         for name, array in (("routing", chosen), ("routing_weights", weights)):

@@ -45,6 +45,10 @@ class OnlineLinear(DenseLinear):
         super().__init__(weight, bias, arithmetic)
         self.online = online
 
+    def with_weight(self, weight: Array) -> OnlineLinear:
+        """The same layer with another weight ``[out, in]``."""
+        return OnlineLinear(weight, self.bias, self.online, self.arithmetic)
+
     def __call__(self, x: Array) -> Array:
         """Apply the layer to ``[..., in]``."""
         return super().__call__(through(self.online, x, self.arithmetic))

@@ -33,6 +33,16 @@ class Weights:
         As in :func:`refquant.gptq`.
     hessian_inputs : {"float", "quantized"}
         What the Hessian is made of: the inputs of a linear as they arrive, or after the activation quantizer.
+    limits : {"none", "awq"}
+        Clip each row and group of a weight to a limit found by AWQ's search before it is quantized.
+    limit_steps, limit_shrink, limit_tokens
+        As in :func:`refquant.methods.scale.limits.search_limits`.
+    limit_skip : tuple of str
+        Last names of linears that are not clipped; AWQ leaves queries and keys alone.
+    limit_inputs : {"float", "quantized"}
+        Inputs of the linears in the float model, as published, or behind what is already quantized.
+    limit_weighted : bool
+        Tokens count as ``[tokens]`` says; AWQ counts all alike.
     """
 
     method: Literal["none", "rtn", "gptq"] = "gptq"
@@ -48,11 +58,22 @@ class Weights:
     static_groups: bool = False
     compat: tuple[str, ...] = ()
     hessian_inputs: Literal["float", "quantized"] = "float"
+    limits: Literal["none", "awq"] = "none"
+    limit_steps: Count = 20
+    limit_shrink: Share = 0.5
+    limit_tokens: Count = 512
+    limit_skip: tuple[str, ...] = ("q_proj", "k_proj")
+    limit_inputs: Literal["float", "quantized"] = "float"
+    limit_weighted: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.compat if name not in (*PRESETS, *QUIRKS)]
         if unknown:
             raise UsageError(f"unknown compat {unknown[0]!r}; known are {', '.join((*PRESETS, *QUIRKS))}")
+        if self.limits != "none" and self.method == "none":
+            raise UsageError("limits clip weights before they are quantized; method is 'none'")
+        if int(self.limit_shrink * self.limit_steps) < 1:
+            raise UsageError(f"limit_shrink {self.limit_shrink} of {self.limit_steps} limit_steps leaves no limit to try")
         self.spec()  # a scheme and a width that contradict each other raise here
 
     def spec(self) -> QuantSpec:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from model import AttentionContext, Transformer
+from refquant.apply.block_view import BlockView
 from refquant.apply.experts import check_coverage, expert_numbers, expert_weights
-from refquant.apply.layers import QuantizedLinear
+from refquant.apply.layers import QuantizedLinear, online_transforms
+from refquant.apply.limit_search import find_limits, limited
 from refquant.apply.quantized import (
     LinearRecord,
     QuantizedModel,
@@ -19,15 +22,20 @@ from refquant.apply.quantized import (
     score_operands,
 )
 from refquant.apply.recipe import Recipe
+from refquant.apply.rewriters import Rewriter, make_rewriter
+from refquant.apply.rewriting import apply_changes, rewritten_parameters
+from refquant.apply.rewritten import Notes, RewrittenModel
 from refquant.apply.states import CalibrationState, batches, state_confidences
 from refquant.core import Grid, QTensor, Stats
 from refquant.core.metrics import output_error
+from refquant.core.transform import through
 from refquant.errors import InputError, NotPositiveDefiniteError, NumericalError
 from refquant.methods.activation.static import Extremes, static_grid
 from refquant.methods.compensate.gptq import gptq
 from refquant.methods.diffusion.cgq import certainty_weights
 from refquant.methods.diffusion.ia_aq import AttentionSample, ia_aq
 from refquant.methods.grid.rtn import rtn
+from refquant.methods.scale.limits import clip_to_limits
 from refquant.numerics.arrays import Array
 
 Progress = Callable[[str, int, int], None]
@@ -63,19 +71,29 @@ def quantize_model(m: Transformer, recipe: Recipe, states: Sequence[CalibrationS
         raise InputError(f"recipe {recipe.name} skips {sorted(set(recipe.skip) - known)}; the model's linears are {sorted(known)}")
     if recipe.needs_calibration and not states:
         raise InputError(f"recipe {recipe.name} needs calibration states; there are none")
-    run = _Run(m, recipe, states)
+    rewriters = [make_rewriter(part) for part in recipe.rewrites]
+    prepared = m
+    for rewriter in rewriters:
+        prepared = rewriter.prepare(prepared)
+    run = _Run(prepared, recipe, states, rewriters)
     for index in range(m.config.n_layers):
         run.quantize_block(index)
         if progress is not None:
             progress("blocks", index + 1, m.config.n_layers)
-    return run.result()
+    return run.result(m)
 
 
 class _Run:
-    """State of one pass over the blocks: the model as quantized so far, and the calibration batches in front of the current block."""
+    """State of one pass over the blocks: the model as quantized so far, and the calibration batches in front of the current block.
 
-    def __init__(self, m: Transformer, recipe: Recipe, states: Sequence[CalibrationState]) -> None:
-        self.original, self.current, self.recipe = m, m, recipe
+    ``original`` is the float model as rewritten so far. ``float_hidden`` are its own inputs of the current block, where somebody asks for
+    them: the same arrays as ``hidden`` under ``propagate="float"``.
+    """
+
+    def __init__(self, m: Transformer, recipe: Recipe, states: Sequence[CalibrationState], rewriters: Sequence[Rewriter]) -> None:
+        self.original, self.current, self.recipe, self.rewriters = m, m, recipe, rewriters
+        self.notes: list[Notes] = []
+        self.limits: dict[str, Array] = {}
         self.weights: dict[str, QTensor] = {}
         self.input_grids: dict[str, Grid] = {}
         self.value_grids: dict[int, Grid] = {}
@@ -86,10 +104,16 @@ class _Run:
         self.masked = [np.stack([states[i].masked for i in batch]) for batch in self.batches]
         self.hidden = [m.embed(np.stack([states[i].ids for i in batch])) for batch in self.batches]
         self.token_weights = self._token_weights(needed)
+        apart = recipe.propagate == "quantized" and (
+            any(rewriter.inputs == "float" for rewriter in rewriters)
+            or (recipe.weights.limits != "none" and recipe.weights.limit_inputs == "float")
+        )
+        self.float_hidden = list(self.hidden) if apart else self.hidden
 
     def _token_weights(self, states: Sequence[CalibrationState]) -> list[Array | None]:
         tokens = self.recipe.tokens
-        if tokens.weighting == "uniform" or self.recipe.weights.method != "gptq":
+        weighs = self.recipe.weights.method == "gptq" or self.recipe.weights.limit_weighted or any(r.weighted for r in self.rewriters)
+        if tokens.weighting == "uniform" or not weighs:
             return [None] * len(self.batches)
         confidences = state_confidences(self.original, states, tokens.confidence)
         return [
@@ -107,8 +131,11 @@ class _Run:
 
     def quantize_block(self, index: int) -> None:
         """All groups of one block in causal order, V between the projections and what follows; then on to the next block."""
+        self._rewrite_block(index)
         groups = self.current.linear_groups(index)
-        operands = score_operands(self.recipe)
+        names = limited(self.recipe, [name for group in groups for name in group], "float")
+        self.limits = find_limits(self._view(index, "float"), names)
+        operands = score_operands(self.recipe, self.original.score_operands[index])
         if operands is not None:
             self.current = self.current.replace(score_operands={index: operands})
         early = self.recipe.values.calibrate == "before_qkv"
@@ -118,8 +145,29 @@ class _Run:
             self._quantize_group(index, group)
             if position == 0 and not early:
                 self._quantize_values(index)
+        apart = self.float_hidden is not self.hidden
         mover = self.current if self.recipe.propagate == "quantized" else self.original
         self.hidden = [mover.block(index, x, self._context(x)) for x in self.hidden]
+        moved = [self.original.block(index, x, self._context(x)) for x in self.float_hidden] if apart else self.hidden
+        self.float_hidden = moved
+
+    def _rewrite_block(self, index: int) -> None:
+        """Let each rewrite choose on this block, and put what it chose into the float model and the one that is being quantized."""
+        for rewriter in self.rewriters:
+            rewrite = rewriter.block(self._view(index, rewriter.inputs))
+            if rewrite is not None:
+                changed = rewritten_parameters(self.original, rewrite)
+                self.original, self.current = (apply_changes(m, rewrite, changed) for m in (self.original, self.current))
+                self.notes.append({"method": rewrite.method, "block": index, **rewrite.notes})
+
+    def _view(self, index: int, inputs: str) -> BlockView:
+        return BlockView(
+            m=self.original,
+            index=index,
+            hidden=self.float_hidden if inputs == "float" else self.hidden,
+            token_weights=self.token_weights,
+            recipe=self.recipe,
+        )
 
     def _context(self, x: Array) -> AttentionContext:
         return self.current.context(x.shape[0], x.shape[1])
@@ -144,15 +192,16 @@ class _Run:
         if extremes is not None:
             for name in names:
                 self.input_grids[name] = static_grid(extremes, self.recipe.activations.spec())
+        late = limited(self.recipe, names, "quantized")
+        self.limits |= find_limits(replace(self._view(index, "quantized"), m=self.current), late, shared=True)
         stats = self._statistics(index, names[0]) if self.recipe.weights.method == "gptq" else None
         linears = {}
         for name in names:
             dense = dense_linear(self.original, name)
             weight = self._quantize_weight(name, dense.weight, stats)
             quantizer = input_quantizer(self.recipe, name, self.input_grids)
-            linears[name] = QuantizedLinear(
-                dense.weight if weight is None else weight, dense.bias, quantizer, self.original.dtype, self.original.arithmetic
-            )
+            values, online = dense.weight if weight is None else weight, online_transforms(dense)
+            linears[name] = QuantizedLinear(values, dense.bias, quantizer, self.original.dtype, self.original.arithmetic, online)
         self.current = self.current.replace(linears)
 
     def _input_extremes(self, index: int, name: str) -> Extremes:
@@ -160,7 +209,7 @@ class _Run:
         tokens: list[int] = []
 
         def take(_: int, seen: dict[str, Array]) -> None:
-            rows = seen[f"{name}.input"].reshape(-1, seen[f"{name}.input"].shape[-1])
+            rows = self._arriving(name, seen[f"{name}.input"])
             tokens.append(len(rows))
             if len(rows):  # an expert may see nothing of a batch
                 found.append(Extremes.of(rows, axis=0))
@@ -171,6 +220,11 @@ class _Run:
         for other in found[1:]:
             merged = merged.merge(other)
         return merged
+
+    def _arriving(self, name: str, x: Array) -> Array:
+        """Inputs ``[tokens, features]`` of a linear behind its online transforms: what its quantizers see."""
+        online = online_transforms(dense_linear(self.original, name))
+        return through(online, x.reshape(-1, x.shape[-1]), self.original.arithmetic)
 
     def _statistics(self, index: int, name: str) -> Stats:
         """Hessian of a group's common input over all calibration tokens."""
@@ -183,7 +237,8 @@ class _Run:
             x, weights = seen[f"{name}.input"], self.token_weights[number]
             if expert is not None:
                 weights = expert_weights(expert, seen[routing[0]], seen[routing[1]], weights, self.recipe.tokens.routing)
-            rows = (x if quantizer is None else quantizer(x)).reshape(-1, x.shape[-1])
+            rows = self._arriving(name, x)
+            rows = rows if quantizer is None else quantizer(rows)
             one = Stats.of(rows, None if weights is None else weights.reshape(-1), self.original.arithmetic)
             total[:] = [one if not total else total[0].merge(one)]
 
@@ -201,9 +256,10 @@ class _Run:
         if plan.method == "none":
             return None
         w = weight.astype(np.float64)
+        within = clip_to_limits(w, self.limits[name], plan.spec()) if name in self.limits else w
         try:
-            rounded = rtn(w, plan.spec(), arithmetic)
-            quantized = None if stats is None else self._compensate(w, stats)
+            rounded = rtn(within, plan.spec(), arithmetic)
+            quantized = None if stats is None else self._compensate(within, stats)
         except NotPositiveDefiniteError as error:
             raise NotPositiveDefiniteError(f"{name}: {error}", error.pivot) from error
         except (InputError, NumericalError) as error:
@@ -256,8 +312,13 @@ class _Run:
         if product is not None:
             self.current = self.current.replace(attention_products={index: product})
 
-    def result(self) -> QuantizedModel:
+    def result(self, given: Transformer) -> QuantizedModel:
+        rewritten = RewrittenModel()
+        if self.rewriters:
+            notes = (*(note for rewriter in self.rewriters for note in rewriter.notes), *self.notes)
+            rewritten = RewrittenModel.of(given, self.original, set(self.weights), notes)
         return QuantizedModel(
+            rewritten=rewritten,
             recipe=self.recipe,
             weights=self.weights,
             input_grids=self.input_grids,

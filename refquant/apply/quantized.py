@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from model import DenseLinear, Linear, Transformer
+from model import DenseLinear, Linear, ScoreOperands, Transformer
 from refquant.apply.layers import (
     IntegerLinear,
     PerTokenQuantizer,
@@ -15,8 +15,11 @@ from refquant.apply.layers import (
     QuantizedLinear,
     QuantizedScoreOperands,
     StaticQuantizer,
+    TransformedScoreOperands,
+    online_transforms,
 )
 from refquant.apply.recipe import Recipe
+from refquant.apply.rewritten import RewrittenModel
 from refquant.core import Grid, QTensor
 from refquant.errors import InputError, UsageError
 
@@ -61,6 +64,8 @@ class QuantizedModel:
     records : tuple of LinearRecord
     value_alphas : mapping of int to tuple of float
         IA-AQ's choice by block, one a head (or a feature).
+    rewritten : RewrittenModel
+        What rewrites left besides quantized weights.
     """
 
     recipe: Recipe
@@ -69,6 +74,7 @@ class QuantizedModel:
     value_grids: Mapping[int, Grid] = field(default_factory=dict)
     records: tuple[LinearRecord, ...] = ()
     value_alphas: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    rewritten: RewrittenModel = field(default_factory=RewrittenModel)
 
     def __post_init__(self) -> None:
         for name in ("weights", "input_grids", "value_grids", "value_alphas"):
@@ -80,6 +86,7 @@ class QuantizedModel:
         Parameters
         ----------
         m : Transformer
+            In full precision and not rewritten; what rewrites changed is put into it, too.
         arithmetic : {"fake", "integer"}
             Whether linears turn codes back into numbers and multiply those, or multiply the codes
             (:class:`~refquant.apply.layers.IntegerLinear`). Attention products are the same in both.
@@ -94,6 +101,7 @@ class QuantizedModel:
         """
         if arithmetic not in ("fake", "integer"):
             raise UsageError(f"arithmetic is {arithmetic!r}; allowed: 'fake', 'integer'")
+        m = self.rewritten.attach(m)
         self._check_fit(m)
         if arithmetic == "integer":
             self._check_codes()
@@ -107,13 +115,14 @@ class QuantizedModel:
             if arithmetic == "integer" and weight is not None and quantizer is not None:
                 linears[name] = _integer_linear(name, weight, dense, quantizer, m)
             else:
-                linears[name] = QuantizedLinear(dense.weight if weight is None else weight, dense.bias, quantizer, m.dtype, m.arithmetic)
+                values = dense.weight if weight is None else weight
+                linears[name] = QuantizedLinear(values, dense.bias, quantizer, m.dtype, m.arithmetic, online_transforms(dense))
         products = {index: attention_product(self.recipe, m, self.value_grids.get(index)) for index in range(m.config.n_layers)}
-        operands = score_operands(self.recipe)
+        operands = {index: score_operands(self.recipe, before) for index, before in enumerate(m.score_operands)}
         return m.replace(
             linears,
             {index: product for index, product in products.items() if product is not None},
-            {} if operands is None else dict.fromkeys(range(m.config.n_layers), operands),
+            {index: operand for index, operand in operands.items() if operand is not None},
         )
 
     def _check_codes(self) -> None:
@@ -149,7 +158,7 @@ def _integer_linear(
     name: str, weight: QTensor, dense: DenseLinear, quantizer: PerTokenQuantizer | StaticQuantizer, m: Transformer
 ) -> IntegerLinear:
     try:
-        return IntegerLinear(weight, dense.bias, quantizer, m.dtype, m.arithmetic)
+        return IntegerLinear(weight, dense.bias, quantizer, m.dtype, m.arithmetic, online_transforms(dense))
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
 
@@ -172,9 +181,19 @@ def attention_product(recipe: Recipe, m: Transformer, grid: Grid | None) -> Quan
     return QuantizedAttentionProduct(probabilities.bits, probabilities.range, spec, grid, m.arithmetic)
 
 
-def score_operands(recipe: Recipe) -> QuantizedScoreOperands | None:
-    """What queries and keys go through before their product, or None where the recipe leaves them alone."""
-    return None if recipe.queries_keys.method == "none" else QuantizedScoreOperands(recipe.queries_keys.spec())
+def score_operands(recipe: Recipe, before: ScoreOperands | None) -> ScoreOperands | None:
+    """What queries and keys go through before their product: a rewrite's transform if there is one, then the recipe's quantizer.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    before : ScoreOperands or None
+        What a rewritten model has there.
+    """
+    quantized = None if recipe.queries_keys.method == "none" else QuantizedScoreOperands(recipe.queries_keys.spec())
+    if isinstance(before, TransformedScoreOperands):
+        return TransformedScoreOperands(before.transform, before.arithmetic, quantized)
+    return quantized
 
 
 def is_skipped(recipe: Recipe, name: str) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 import tomli_w
 
 from refquant.apply.parts import Activations, Calibration, Part, Probabilities, QueriesKeys, Tokens, Values, Weights
+from refquant.apply.rewrite_parts import REWRITES, RewritePart, read_rewrite
 from refquant.errors import InputError, UsageError
 from refquant.storage import canonical_json, digest
 
@@ -35,6 +36,8 @@ class Recipe:
     propagate : {"quantized", "float"}
         What a block's calibration inputs come from: the blocks before it as quantized (weights, activations and attention product), or
         the float ones.
+    rewrites : tuple of RewritePart
+        Function-preserving rewrites of the model (:mod:`refquant.apply.rewrite_parts`), in the order in which they are taken.
 
     Examples
     --------
@@ -54,6 +57,7 @@ class Recipe:
     calibration: Calibration = field(default_factory=Calibration)
     skip: tuple[str, ...] = ()
     propagate: Literal["quantized", "float"] = "quantized"
+    rewrites: tuple[RewritePart, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_.+" for c in self.name):
@@ -66,13 +70,20 @@ class Recipe:
             raise UsageError(f"recipe {self.name}: skip is a tuple of names, not {self.skip!r}")
         if self.propagate not in ("quantized", "float"):
             raise UsageError(f"recipe {self.name}: propagate is 'quantized' or 'float', not {self.propagate!r}")
+        object.__setattr__(self, "rewrites", _checked_rewrites(f"recipe {self.name}: rewrites", self.rewrites))
         if self.calibration.states == "none" and self.needs_calibration:
             raise UsageError(f"recipe {self.name}: its methods need calibration; calibration.states is 'none'")
 
     @property
     def needs_calibration(self) -> bool:
         """Whether any part looks at data."""
-        return self.weights.method == "gptq" or self.values.method in ("minmax", "ia_aq") or self.activations.method == "static"
+        return (
+            self.weights.method == "gptq"
+            or self.weights.limits != "none"
+            or self.values.method in ("minmax", "ia_aq")
+            or self.activations.method == "static"
+            or any(part.needs_calibration for part in self.rewrites)
+        )
 
     def replace(self, **parts: Any) -> Recipe:
         """Return a recipe with some fields replaced; a dict replaces fields of a part.
@@ -122,7 +133,7 @@ class Recipe:
         """
         _refuse_unknown(tree, cls, where)
         try:
-            return msgspec.convert(tree, cls, strict=True)
+            return msgspec.convert(tree, cls, strict=True, dec_hook=read_rewrite)
         except msgspec.ValidationError as error:
             raise InputError(f"{where}: {error}") from error
 
@@ -154,6 +165,16 @@ def _checked_part(where: str, part: Part, kind: type[Part]) -> Part:
     try:
         return msgspec.convert(msgspec.to_builtins(part), kind, strict=True)
     except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _checked_rewrites(where: str, rewrites: tuple[RewritePart, ...]) -> tuple[RewritePart, ...]:
+    """As :func:`_checked_part`, for each rewrite."""
+    if not isinstance(rewrites, tuple) or not all(isinstance(part, RewritePart) for part in rewrites):
+        raise UsageError(f"{where} is a tuple of {', '.join(kind.__name__ for kind in REWRITES.values())}, not {rewrites!r}")
+    try:
+        return tuple(read_rewrite(RewritePart, msgspec.to_builtins(part)) for part in rewrites)
+    except (msgspec.ValidationError, InputError) as error:
         raise UsageError(f"{where}: {error}") from error
 
 

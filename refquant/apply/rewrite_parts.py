@@ -1,0 +1,137 @@
+"""The rewrites of a recipe, one frozen dataclass each: ``[[rewrites]]`` tables in TOML, told apart by ``method``.
+
+Another rewrite is another dataclass here, in the table `REWRITES`, and whoever carries it out (:mod:`refquant.apply.rewriters`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from refquant.errors import InputError, UsageError
+
+Place = Literal["attn_in", "attn_out", "mlp_in", "mlp_out"]
+Inputs = Literal["float", "quantized"]
+Inapplicable = Literal["raise", "skip", "online"]
+Fraction01 = Annotated[float, Meta(ge=0, le=1)]
+
+
+class RewritePart:
+    """One rewrite of a recipe."""
+
+    method: str
+    needs_calibration: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothing(RewritePart):
+    """SmoothQuant: factors from the extremes of activations and weights.
+
+    Parameters
+    ----------
+    method : {"smoothquant"}
+    alpha : float
+        How much of the difficulty moves into the weights.
+    places : tuple of str
+        Where: behind the norms (``attn_in``, ``mlp_in``) as published, and behind the value and up projections (``attn_out``,
+        ``mlp_out``) as in the QDLM study.
+    weight_maximum : {"all", "first"}
+        Over all linears of a place, or the first one as in the QDLM study.
+    activation_floor : float
+        Magnitudes of activations are at least this.
+    inputs : {"float", "quantized"}
+        Maxima over inputs behind the float blocks, or behind the blocks as quantized.
+    inapplicable : {"raise", "skip", "online"}
+        Where no factors can be moved (grouped heads, a norm without a gain): an error, nothing, or factors that are applied at run time.
+    """
+
+    method: Literal["smoothquant"] = "smoothquant"
+    alpha: Fraction01 = 0.5
+    places: tuple[Place, ...] = ("attn_in", "mlp_in")
+    weight_maximum: Literal["all", "first"] = "all"
+    activation_floor: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    inputs: Inputs = "float"
+    inapplicable: Inapplicable = "raise"
+    needs_calibration: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_places(self.places)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Awq(RewritePart):
+    """AWQ: factors by search for the least change of a module's output under the recipe's weight quantization.
+
+    AWQ's second stage is ``weights.limits``.
+
+    Parameters
+    ----------
+    method : {"awq"}
+    candidates : int
+        Exponents tried: 0, 1/candidates, ...
+    scaling : {"activations", "duo"}
+        As llm-awq, or with AutoAWQ's weight term.
+    places : tuple of str
+        As in :class:`Smoothing`; all four are published.
+    inspect : {"module", "linear", "block_qdlm"}
+        Whose output is compared at the places behind norms: the attention's and the MLP's; the linears' own; or the whole block's, fed
+        with the norm's output, which is what the QDLM study's code does for LLaDA.
+    weighted : bool
+        Tokens count as ``[tokens]`` says, in the statistic and the loss; AWQ counts all alike.
+    inputs : {"float", "quantized"}
+        Inputs behind the float blocks, as published, or behind the blocks as quantized.
+    inapplicable : {"raise", "skip", "online"}
+        As in :class:`Smoothing`; llm-awq skips the values of grouped heads.
+    """
+
+    method: Literal["awq"] = "awq"
+    candidates: Annotated[int, Meta(ge=1, le=1000)] = 20
+    scaling: Literal["activations", "duo"] = "activations"
+    places: tuple[Place, ...] = ("attn_in", "attn_out", "mlp_in", "mlp_out")
+    inspect: Literal["module", "linear", "block_qdlm"] = "module"
+    weighted: bool = False
+    inputs: Inputs = "float"
+    inapplicable: Inapplicable = "raise"
+    needs_calibration: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_places(self.places)
+
+
+def _check_places(places: tuple[str, ...]) -> None:
+    if not places or len(set(places)) != len(places):
+        raise UsageError(f"places are at least one of attn_in, attn_out, mlp_in, mlp_out, each once; got {list(places)}")
+
+
+REWRITES: dict[str, type[RewritePart]] = {"smoothquant": Smoothing, "awq": Awq}
+
+
+def read_rewrite(kind: type, tree: Any) -> RewritePart:
+    """Make a rewrite of a nested dict; what msgspec calls for fields of type :class:`RewritePart`.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown, or a field is, or a value is out of range.
+    NotImplementedError
+        If msgspec asks for another type.
+
+    Examples
+    --------
+    >>> read_rewrite(RewritePart, {"method": "smoothquant", "alpha": 0.75}).alpha
+    0.75
+    """
+    if kind is not RewritePart:
+        raise NotImplementedError(f"no way to read a {kind}")
+    method = tree.get("method") if isinstance(tree, dict) else None
+    if method not in REWRITES:
+        raise InputError(f"a rewrite is a table with a method of {', '.join(REWRITES)}; found {tree!r}")
+    part = REWRITES[method]
+    known = [f.name for f in fields(part)]  # type: ignore[arg-type]
+    for key in tree:
+        if key not in known:
+            raise InputError(f"unknown field {key!r} of rewrite {method}; allowed are {', '.join(known)}")
+    return msgspec.convert(tree, part, strict=True)

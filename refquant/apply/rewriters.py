@@ -1,0 +1,169 @@
+"""Who carries out a recipe's rewrites: before the pass over the blocks, or block by block on calibration inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from model import Transformer
+from model.architecture import ExpertsPlan
+from refquant.apply.block_view import BlockView
+from refquant.apply.rewrite_parts import Awq, Inputs, RewritePart, Smoothing
+from refquant.apply.rewritten import Notes
+from refquant.apply.scale_sites import scale_sites
+from refquant.core.rewrite import Rewrite
+from refquant.errors import InputError, NumericalError
+from refquant.methods.scale.awq import Outputs, awq
+from refquant.methods.scale.site import ScaleSite
+from refquant.methods.scale.smoothquant import smoothquant
+from refquant.numerics.arrays import Array
+
+
+class Rewriter:
+    """One rewrite of a recipe at work; by default it does nothing.
+
+    Attributes
+    ----------
+    inputs : {"float", "quantized"}
+        Which calibration inputs :meth:`block` wants to see.
+    weighted : bool
+        Whether tokens count as the recipe says.
+    notes : tuple of mapping
+        What :meth:`prepare` chose; what :meth:`block` chose is in the notes of its rewrites.
+    """
+
+    inputs: Inputs = "float"
+    weighted: bool = False
+    notes: tuple[Notes, ...] = ()
+
+    def prepare(self, m: Transformer) -> Transformer:
+        """Rewrite the whole model before the pass over its blocks."""
+        return m
+
+    def block(self, view: BlockView) -> Rewrite | None:
+        """Choose the rewrite of one block when the pass comes to it."""
+        return None
+
+
+class ScaleRewriter(Rewriter):
+    """What SmoothQuant and AWQ have in common: each place of a block by itself, all chosen on the block as it came.
+
+    Parameters
+    ----------
+    part : Smoothing or Awq
+    """
+
+    def __init__(self, part: Smoothing | Awq) -> None:
+        self.part = part
+        self.inputs = part.inputs
+        self.weighted = isinstance(part, Awq) and part.weighted
+
+    def block(self, view: BlockView) -> Rewrite | None:
+        """The rewrites of all places that the recipe names, in the order of execution."""
+        sites = [found for site in scale_sites(view.m.architecture, view.index) if (found := self._usable(site)) is not None]
+        rows = view.rows([input_name(view, site) for site in sites], self.weighted) if sites else {}
+        total: Rewrite | None = None
+        for site in sites:
+            x, token_weights = rows[input_name(view, site)]
+            try:
+                one = self.one(view, site, x, token_weights)
+            except (InputError, NumericalError) as error:
+                raise type(error)(f"{site.searched[0]}: {error}") from error
+            total = one if total is None else total.then(one)
+        return total
+
+    def _usable(self, site: ScaleSite) -> ScaleSite | None:
+        """The site as the recipe wants it used; None where it is left out."""
+        if site.place not in self.part.places:
+            return None
+        if not site.obstacle or self.part.inapplicable == "raise":
+            return site  # an obstacle is told by the joint
+        if self.part.inapplicable == "skip":
+            return None
+        # A router keeps its weights and its input; those that are quantized apply the factors at run time.
+        return ScaleSite(place=site.place, searched=site.searched, consumers=site.searched)
+
+    def one(self, view: BlockView, site: ScaleSite, x: Array, token_weights: Array | None) -> Rewrite:
+        """The rewrite of one place."""
+        raise NotImplementedError
+
+
+def input_name(view: BlockView, site: ScaleSite) -> str:
+    """Whose input is the common input of a place: not an expert's, which sees a part of the tokens."""
+    mixture = isinstance(view.m.architecture.blocks[view.index].mlp, ExpertsPlan)
+    return view.mixture if mixture and site.place == "mlp_in" else site.searched[0]
+
+
+class SmoothingRewriter(ScaleRewriter):
+    """SmoothQuant."""
+
+    part: Smoothing
+
+    def one(self, view: BlockView, site: ScaleSite, x: Array, token_weights: Array | None) -> Rewrite:
+        """Factors from the maxima."""
+        return smoothquant(
+            site,
+            np.abs(x).max(axis=0),
+            {name: view.linear(name).weight for name in site.searched},
+            self.part.alpha,
+            weight_maximum=self.part.weight_maximum,
+            activation_floor=self.part.activation_floor,
+            arithmetic=view.m.arithmetic,
+        )
+
+
+class AwqRewriter(ScaleRewriter):
+    """AWQ's first stage."""
+
+    part: Awq
+
+    def one(self, view: BlockView, site: ScaleSite, x: Array, token_weights: Array | None) -> Rewrite:
+        """Factors by search."""
+        site.joint(np.ones(x.shape[1]))  # an obstacle is told before the search
+        return awq(
+            site,
+            x,
+            {name: view.linear(name).weight for name in site.searched},
+            view.recipe.weights.spec(),
+            self._outputs(view, site),
+            candidates=self.part.candidates,
+            scaling=self.part.scaling,
+            token_weights=token_weights,
+            arithmetic=view.m.arithmetic,
+        )
+
+    def _outputs(self, view: BlockView, site: ScaleSite) -> Outputs | None:
+        """What is compared: the module behind a norm, or None for the linears themselves."""
+        if self.part.inspect == "linear" or site.place not in ("attn_in", "mlp_in"):
+            return None
+        name = view.tap(input_name(view, site))
+        inputs = [seen[name] for seen in view.seen([name])]
+        run = _module(view, "block" if self.part.inspect == "block_qdlm" else site.place)
+
+        def outputs(weights: Sequence[Array]) -> Array:
+            m = view.m.replace({name: view.linear(name).with_weight(weight) for name, weight in zip(site.searched, weights, strict=True)})
+            return np.concatenate([run(m, x).reshape(-1, m.architecture.width) for x in inputs])
+
+        return outputs
+
+
+def _module(view: BlockView, place: str) -> Callable[[Transformer, Array], Array]:
+    """The module that a place's output is looked at behind, as a function of a model and the place's input."""
+
+    def context(m: Transformer, x: Array) -> Any:
+        return m.context(x.shape[0], x.shape[1])
+
+    match place:
+        case "attn_in":
+            return lambda m, x: m.attention(view.index, x, context(m, x))
+        case "mlp_in":
+            return lambda m, x: m.mlp(view.index, x)
+    return lambda m, x: m.block(view.index, x, context(m, x))
+
+
+def make_rewriter(part: RewritePart) -> Rewriter:
+    """Who carries a rewrite out."""
+    makers: dict[type[RewritePart], Callable[[Any], Rewriter]] = {Smoothing: SmoothingRewriter, Awq: AwqRewriter}
+    return makers[type(part)](part)
