@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -55,16 +56,16 @@ def angles(rng: np.random.Generator, n: int) -> Array:
 
 
 def erf_arguments(rng: np.random.Generator, n: int) -> Array:
-    breaks = (rng.integers(16, 192, n) + 0.5) / 32
-    return np.concatenate([rng.uniform(-6.5, 6.5, 2 * n), spread(rng, -1000, 0, n), rng.uniform(0.4, 0.6, n), breaks])
+    breaks = (rng.integers(8, 192, n) + 0.5) / 32
+    return np.concatenate([rng.uniform(-6.5, 6.5, 2 * n), spread(rng, -1000, 0, n), rng.uniform(0.2, 0.3, n), breaks])
 
 
 CASES: dict[str, tuple[Callable[[Array], Array], Callable[..., mpmath.mpf], Callable[..., Array], float]] = {
     "exp": (exp, CONTEXT.exp, exp_arguments, 0.53),
     "log": (log, CONTEXT.log, log_arguments, 0.501),
-    "sin": (sin, CONTEXT.sin, angles, 0.8),
-    "cos": (cos, CONTEXT.cos, angles, 0.8),
-    "erf": (erf, CONTEXT.erf, erf_arguments, 0.8),
+    "sin": (sin, CONTEXT.sin, angles, 0.7),
+    "cos": (cos, CONTEXT.cos, angles, 0.7),
+    "erf": (erf, CONTEXT.erf, erf_arguments, 0.6),
 }
 SIZES = [pytest.param(700, id="few"), pytest.param(50_000, id="many", marks=pytest.mark.slow)]
 
@@ -114,8 +115,21 @@ def test_angles_are_reduced_exactly_however_large() -> None:
     with CONTEXT.workprec(1400):
         sines, cosines = ([f(mpf(float(v))) for v in hard] for f in (CONTEXT.sin, CONTEXT.cos))
     assert abs(cosines[0]) < 1e-18
-    assert units(sin(hard), sines).max() <= 0.8
-    assert units(cos(hard), cosines).max() <= 0.8
+    assert units(sin(hard), sines).max() <= 0.7
+    assert units(cos(hard), cosines).max() <= 0.7
+
+
+def test_angles_next_to_multiples_of_half_pi_keep_all_their_bits() -> None:
+    # For a spacing 2**e, the mantissa m that brings m 2**e nearest to a multiple of pi/2 is the denominator of a best fraction.
+    with CONTEXT.workprec(2500):
+        inverse = 2 / CONTEXT.pi
+        turns = [Fraction(int(inverse * mpf(2) ** (2400 + e)), 2**2400) for e in range(-52, 971, 11)]
+        mantissas = [t.limit_denominator(2**53 - 1).denominator for t in turns]
+        hard = np.ldexp(np.array(mantissas, dtype=np.float64), np.arange(-52, 971, 11))
+        sines, cosines = ([f(mpf(float(v))) for v in hard] for f in (CONTEXT.sin, CONTEXT.cos))
+    assert min(abs(s) for s in sines + cosines) < mpf(2) ** -55
+    assert units(sin(hard), sines).max() <= 0.7
+    assert units(cos(hard), cosines).max() <= 0.7
 
 
 def float32_numbers(low: float, high: float) -> Array:

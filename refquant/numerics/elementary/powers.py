@@ -17,12 +17,8 @@ import numpy as np
 from refquant.numerics.arrays import Array, Float64Array
 from refquant.numerics.elementary.compensated import two_product
 from refquant.numerics.elementary.elementwise import elementwise
-from refquant.numerics.elementary.exponential import exp_of_pair
+from refquant.numerics.elementary.exponential import DOUBLE_LIMIT, exp_of_pair
 from refquant.numerics.elementary.logarithm import log_as_pair
-
-# For x other than 1, |log(x)| > 2**-54: with an exponent beyond this the power is 0 or infinite, and products with it do not overflow.
-EXPONENT_LIMIT = float(2**70)
-_ALL_EVEN = float(2**53)  # from here on every float64 number is an even integer
 
 
 def power(x: Array, exponent: Array | float) -> Array:
@@ -56,10 +52,10 @@ def power(x: Array, exponent: Array | float) -> Array:
 def _double(x: Float64Array, y: Float64Array) -> Float64Array:
     size = np.abs(x)
     high, low = log_as_pair(size)
-    limited = np.minimum(np.maximum(y, -EXPONENT_LIMIT), EXPONENT_LIMIT)
-    product, error = two_product(limited, high)
-    error += limited * low
-    result = exp_of_pair(product, np.where(np.abs(product) < EXPONENT_LIMIT, error, 0.0))
+    product, error = two_product(y, high)
+    error += y * low
+    # Beyond the limit the power is 0 or infinite whatever the error, which may have overflowed.
+    result = exp_of_pair(product, np.where(np.abs(product) < DOUBLE_LIMIT, error, 0.0))
     ordinary = (x > 0) & (x < np.inf) & (np.abs(y) < np.inf)
     return result if ordinary.all() else np.where(ordinary, result, _special(x, size, y, result))
 
@@ -70,8 +66,8 @@ def _special(x: Float64Array, size: Float64Array, y: Float64Array, result: Float
     vanishes = ((size == 0) & (y > 0)) | ((size == np.inf) & (y < 0)) | ((size < 1) & (y == np.inf)) | ((size > 1) & (y == -np.inf))
     explodes = ((size == 0) & (y < 0)) | ((size == np.inf) & (y > 0)) | ((size < 1) & (y == -np.inf)) | ((size > 1) & (y == np.inf))
     result = np.where(vanishes, 0.0, np.where(explodes, np.inf, result))
-    integer = (np.rint(y) == y) | np.isinf(y)
-    half = 0.5 * np.where(np.abs(y) < _ALL_EVEN, y, 0.0)
+    half = 0.5 * y
+    integer = np.rint(y) == y  # infinities count as even
     odd = integer & (np.rint(half) != half)
     result = np.where(np.signbit(x) & odd, -result, result)
     result = np.where((x < 0) & (x > -np.inf) & ~integer, np.nan, result)
