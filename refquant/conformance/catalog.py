@@ -15,6 +15,9 @@ OPERATIONS: dict[str, str] = {
     "rounding.floor": f"{FOLDER}.rounding:FLOOR",
     "rounding.ceil": f"{FOLDER}.rounding:CEIL",
     "uniform.quantize": f"{FOLDER}.uniform_quantize:OPERATION",
+    "uniform.dequantize": f"{FOLDER}.uniform_dequantize:OPERATION",
+    "grid.clip_search": f"{FOLDER}.clip_search:OPERATION",
+    "activation.per_token": f"{FOLDER}.per_token:OPERATION",
 }
 """``name -> "module:object"``; a test holds it against the folder."""
 

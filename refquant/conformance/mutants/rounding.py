@@ -19,12 +19,12 @@ def half_away(x: Array) -> Array:
 
 
 def _add_half(x: Array) -> Array:
-    return np.copysign(np.floor(np.abs(x) + x.dtype.type(0.5)), x)
+    return np.asarray(np.copysign(np.floor(np.abs(x) + x.dtype.type(0.5)), x))
 
 
 def _through_integers(x: Array) -> Array:
     with np.errstate(invalid="ignore"):
-        return np.rint(x).astype(np.int32).astype(x.dtype)
+        return np.asarray(np.rint(x).astype(np.int32).astype(x.dtype))
 
 
 def _in_float32(x: Array) -> Array:
@@ -33,7 +33,7 @@ def _in_float32(x: Array) -> Array:
 
 
 def _flushed(x: Array) -> Array:
-    return np.ceil(np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(x.dtype.type(0), x), x))
+    return np.asarray(np.ceil(np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(x.dtype.type(0), x), x)))
 
 
 def _run(change: Callable[[Array], Array]) -> Run:

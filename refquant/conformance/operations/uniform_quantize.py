@@ -27,9 +27,9 @@ ORACLE_NAMES = {"sym_gptq_half_range": "sym_gptq_compat"}
 
 
 DOC = """code = clip(round(x / s) + z, codes), with one scale s and zero z a tile. All in the working dtype (that of x; float32 for
-float16), one rounding an operation, in the order: range lo..hi of the tile, scale, rounding of the scale to scale_format (half to even; what
-becomes 0 becomes the smallest positive number of both dtypes), zero from the stored scale (rn: half to even), quotient, rounding, sum, clip.
-b = bits, L = 2^b - 1, m = the largest |x|; codes are 0..L, or signed where said.
+float16), one rounding an operation, in the order: range lo..hi of the tile, scale, rounding of the scale to scale_format (half to even;
+what becomes 0 becomes the smallest positive number of both dtypes), zero from the stored scale (rn: half to even), quotient, rounding,
+sum, clip. b = bits, L = 2^b - 1, m = the largest |x|; codes are 0..L, or signed where said.
 asym_incl0: lo = min(x, 0), hi = max(x, 0); if both are 0, -1..1. s = (hi - lo) / L; z = rn(-lo / s) clipped to 0..L.
 asym_minmax: lo, hi the extremes. s = max(hi - lo, 1e-5) / L; z = rn(-lo / s) clipped to 0..L.
 asym_omni: lo, hi the extremes. s = (hi - lo) / L clipped to 1e-5..1e4; z = rn(-lo / s clipped to -1e4..1e4), not clipped to the codes.
