@@ -14,7 +14,7 @@ from refquant.numerics import ORDERED
 from refquant.numerics.arrays import Array
 from refquant.numerics.exact_product import RUN, product
 from refquant.numerics.gram_digits import MOST_TOKENS, GramDigits
-from refquant.numerics.slicing import exponents, largest, width_of_products, width_of_sums
+from refquant.numerics.slicing import exponents, largest, peel, width_of_products, width_of_sums
 
 U = Fraction(1, 2**53)
 
@@ -78,6 +78,26 @@ def test_partial_sums_of_slices_stay_below_2_to_the_53_and_one_bit_more_would_no
             w = width_of_products(terms, slices)
             assert widest(terms, slices, w) <= 2**53 < widest(terms, slices, w + 1)
         assert terms * 2 ** width_of_sums(terms) <= 2**53 < terms * 2 ** (width_of_sums(terms) + 1)
+
+
+@given(
+    values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6),
+    width=st.integers(2, 30),
+    count=st.integers(1, 4),
+)
+@example(values=[1.0 - 2.0**-53, -(1.0 - 2.0**-53), 0.75, 0.7499], width=2, count=3)
+@example(values=[5e-324, 0.0], width=21, count=2)
+def test_slices_are_as_short_as_promised_and_leave_half_a_unit_at_most(values: list[float], width: int, count: int) -> None:
+    x = np.array(values)
+    e = exponents(largest(x, 0))
+    slices = [np.empty(len(x)) for _ in range(count)]
+    peel(x, e, width, slices)
+    for i, value in enumerate(values):
+        rest = Fraction(value) / power(e[0])
+        for place, one in enumerate(slices, start=1):
+            assert abs(one[i]) <= 2 ** (width if place == 1 else width - 1)
+            rest -= Fraction(int(one[i])) / 2 ** (place * width)
+        assert abs(rest) <= Fraction(1, 2 ** (count * width + 1))
 
 
 def test_full_slices_are_exact() -> None:
