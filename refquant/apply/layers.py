@@ -209,22 +209,23 @@ class TransformedScoreOperands:
 
 
 class QuantizedScoreOperands:
-    """Queries and keys quantized a head and token at a time, before their product.
+    """Queries and keys, or keys alone, quantized a head and token at a time, before their product.
 
     Parameters
     ----------
     spec : QuantSpec
         Of one operand ``[tokens, head_dim]``.
+    operands : {"both", "keys"}
     """
 
-    __slots__ = ("_quantize",)
+    __slots__ = ("_quantize", "operands")
 
-    def __init__(self, spec: QuantSpec) -> None:
-        self._quantize = PerTokenQuantizer(spec)
+    def __init__(self, spec: QuantSpec, operands: Literal["both", "keys"] = "both") -> None:
+        self._quantize, self.operands = PerTokenQuantizer(spec), operands
 
     def __call__(self, queries: Array, keys: Array) -> tuple[Array, Array]:
-        """Quantize and dequantize both, ``[B, heads, T, h]``."""
-        return self._quantize(queries), self._quantize(keys)
+        """Quantize and dequantize, ``[B, heads, T, h]``."""
+        return queries if self.operands == "keys" else self._quantize(queries), self._quantize(keys)
 
 
 class QuantizedAttentionProduct:

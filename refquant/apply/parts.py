@@ -221,13 +221,17 @@ class QueriesKeys:
     method : {"none", "per_token"}
         A scale a head and token, or none. DLLMQuant does not describe this product; leaving it alone is the default, quantizing both
         operands is what DuQuant does.
-    bits, scheme
+    operands : {"both", "keys"}
+        QuaRot quantizes keys alone, as a cache would hold them.
+    bits, scheme, range_ratio
         As in :func:`refquant.spec`.
     """
 
     method: Literal["none", "per_token"] = "none"
+    operands: Literal["both", "keys"] = "both"
     bits: Bits = 8
     scheme: str = "sym_full"
+    range_ratio: Share = 1.0
 
     def __post_init__(self) -> None:
         self.spec()
@@ -235,7 +239,13 @@ class QueriesKeys:
     def spec(self) -> QuantSpec:
         """The spec of one operand ``[tokens, head_dim]``."""
         scheme = find_scheme(self.scheme)
-        return spec(f"int{self.bits}", tiling=Tiling.token(), scheme=scheme, empty="unit_scale" if scheme.zero == "none" else None)
+        return spec(
+            f"int{self.bits}",
+            tiling=Tiling.token(),
+            scheme=scheme,
+            empty="unit_scale" if scheme.zero == "none" else None,
+            range_ratio=self.range_ratio,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

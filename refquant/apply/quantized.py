@@ -190,7 +190,8 @@ def score_operands(recipe: Recipe, before: ScoreOperands | None) -> ScoreOperand
     before : ScoreOperands or None
         What a rewritten model has there.
     """
-    quantized = None if recipe.queries_keys.method == "none" else QuantizedScoreOperands(recipe.queries_keys.spec())
+    plan = recipe.queries_keys
+    quantized = None if plan.method == "none" else QuantizedScoreOperands(plan.spec(), plan.operands)
     if isinstance(before, TransformedScoreOperands):
         return TransformedScoreOperands(before.transform, before.arithmetic, quantized)
     return quantized

@@ -16,6 +16,7 @@ from refquant.errors import InputError, UsageError
 Place = Literal["attn_in", "attn_out", "mlp_in", "mlp_out"]
 Inputs = Literal["float", "quantized"]
 Inapplicable = Literal["raise", "skip", "online"]
+Seed = Annotated[int, Meta(ge=0)]
 Fraction01 = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -101,12 +102,80 @@ class Awq(RewritePart):
         _check_places(self.places)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotations(RewritePart):
+    """QuaRot: Hadamard rotations of the stream, the values, queries and keys, and the MLP's hidden features.
+
+    Parameters
+    ----------
+    method : {"quarot"}
+    rotations : tuple of {"R1", "R2", "R3", "R4"}
+        Which of them.
+    matrix : {"hadamard", "orthogonal"}
+        R1's matrix.
+    cross_heads : bool
+        Whether R2 has its part across heads.
+    odd_sizes : {"raise", "blocks"}
+        Sizes without a Hadamard matrix: an error, or a block-diagonal one.
+    seed : int
+        Of R1's signs or matrix; part of what the recipe is.
+    """
+
+    method: Literal["quarot"] = "quarot"
+    rotations: tuple[Literal["R1", "R2", "R3", "R4"], ...] = ("R1", "R2", "R3", "R4")
+    matrix: Literal["hadamard", "orthogonal"] = "hadamard"
+    cross_heads: bool = True
+    odd_sizes: Literal["raise", "blocks"] = "raise"
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if not self.rotations or len(set(self.rotations)) != len(self.rotations):
+            raise UsageError(f"rotations are at least one of R1, R2, R3, R4, each once; got {list(self.rotations)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRotations(RewritePart):
+    """DuQuant: greedy block rotations around a zigzag permutation, online before every linear. Its smoothing is a rewrite of its own.
+
+    Parameters
+    ----------
+    method : {"duquant"}
+    block : int
+        Features that are rotated together; divides every input's width.
+    steps, permutations, target, shared
+        As in :func:`refquant.methods.rotate.duquant.duquant`.
+    scores : bool
+        Whether queries and keys go through a Hadamard transform per head.
+    tokens : {"all", "mean"}
+        What is searched on: all calibration tokens, or, as in the authors' code, their mean over sequences, position by position.
+    search_tokens : int
+        Of all tokens, only so many with the largest magnitudes are searched on; 0 is all.
+    inputs : {"float", "quantized"}
+        Inputs behind the float blocks, or behind the blocks as quantized, as in the authors' code.
+    seed : int
+        Of the mixing matrices; part of what the recipe is.
+    """
+
+    method: Literal["duquant"] = "duquant"
+    block: Annotated[int, Meta(ge=1)] = 128
+    steps: Annotated[int, Meta(ge=0)] = 256
+    permutations: Annotated[int, Meta(ge=0)] = 1
+    target: Literal["channel", "row"] = "channel"
+    shared: bool = True
+    scores: bool = True
+    tokens: Literal["all", "mean"] = "all"
+    search_tokens: Annotated[int, Meta(ge=0)] = 2048
+    inputs: Inputs = "quantized"
+    seed: Seed = 0
+    needs_calibration: ClassVar[bool] = True
+
+
 def _check_places(places: tuple[str, ...]) -> None:
     if not places or len(set(places)) != len(places):
         raise UsageError(f"places are at least one of attn_in, attn_out, mlp_in, mlp_out, each once; got {list(places)}")
 
 
-REWRITES: dict[str, type[RewritePart]] = {"smoothquant": Smoothing, "awq": Awq}
+REWRITES: dict[str, type[RewritePart]] = {"smoothquant": Smoothing, "awq": Awq, "quarot": Rotations, "duquant": BlockRotations}
 
 
 def read_rewrite(kind: type, tree: Any) -> RewritePart:

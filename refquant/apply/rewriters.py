@@ -10,8 +10,9 @@ import numpy as np
 from model import Transformer
 from model.architecture import ExpertsPlan
 from refquant.apply.block_view import BlockView
-from refquant.apply.rewrite_parts import Awq, Inputs, RewritePart, Smoothing
-from refquant.apply.rewritten import Notes
+from refquant.apply.rewrite_parts import Awq, BlockRotations, RewritePart, Rotations, Smoothing
+from refquant.apply.rewriter import Rewriter
+from refquant.apply.rotation_rewriters import BlockRotationRewriter, RotationRewriter
 from refquant.apply.scale_sites import scale_sites
 from refquant.core.rewrite import Rewrite
 from refquant.errors import InputError, NumericalError
@@ -19,32 +20,6 @@ from refquant.methods.scale.awq import Outputs, awq
 from refquant.methods.scale.site import ScaleSite
 from refquant.methods.scale.smoothquant import smoothquant
 from refquant.numerics.arrays import Array
-
-
-class Rewriter:
-    """One rewrite of a recipe at work; by default it does nothing.
-
-    Attributes
-    ----------
-    inputs : {"float", "quantized"}
-        Which calibration inputs :meth:`block` wants to see.
-    weighted : bool
-        Whether tokens count as the recipe says.
-    notes : tuple of mapping
-        What :meth:`prepare` chose; what :meth:`block` chose is in the notes of its rewrites.
-    """
-
-    inputs: Inputs = "float"
-    weighted: bool = False
-    notes: tuple[Notes, ...] = ()
-
-    def prepare(self, m: Transformer) -> Transformer:
-        """Rewrite the whole model before the pass over its blocks."""
-        return m
-
-    def block(self, view: BlockView) -> Rewrite | None:
-        """Choose the rewrite of one block when the pass comes to it."""
-        return None
 
 
 class ScaleRewriter(Rewriter):
@@ -165,5 +140,10 @@ def _module(view: BlockView, place: str) -> Callable[[Transformer, Array], Array
 
 def make_rewriter(part: RewritePart) -> Rewriter:
     """Who carries a rewrite out."""
-    makers: dict[type[RewritePart], Callable[[Any], Rewriter]] = {Smoothing: SmoothingRewriter, Awq: AwqRewriter}
+    makers: dict[type[RewritePart], Callable[[Any], Rewriter]] = {
+        Smoothing: SmoothingRewriter,
+        Awq: AwqRewriter,
+        Rotations: RotationRewriter,
+        BlockRotations: BlockRotationRewriter,
+    }
     return makers[type(part)](part)

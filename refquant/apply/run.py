@@ -185,13 +185,15 @@ def comparison(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def baseline(recipe: Recipe, method: str) -> Recipe:
-    """A recipe with everything of another but its ideas: plain weights method, all tokens alike, V from extremes, i.i.d. masks."""
+    """A recipe with everything of another but its ideas: plain weights method, no rewrites, tokens alike, V from extremes, i.i.d. masks."""
     values = {"method": "minmax"} if recipe.values.method == "ia_aq" else {}
     needs = method == "gptq" or recipe.values.method in ("minmax", "ia_aq") or recipe.activations.method == "static"
     return recipe.replace(
         name=f"{method}-of-{recipe.name}",
-        weights={"method": method},
+        weights={"method": method, "limits": "none"},
         tokens={"weighting": "uniform"},
         values=values,
+        rewrites=(),
+        rewrites=(),
         calibration={"states": "iid" if needs else "none"},
     )

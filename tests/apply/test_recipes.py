@@ -15,7 +15,28 @@ from refquant.apply.recipe import PARTS, Recipe, find_recipe, recipe_names
 from refquant.apply.run import baseline, comparison
 from refquant.errors import InputError, UsageError
 
-SHIPPED = ("dllmquant-w4a16", "dllmquant-w4a4", "gptq-w4a16", "gptq-w4a4", "rtn-w4a16", "rtn-w4a4", "w2", "w3", "w8a8")
+SHIPPED = (
+    "awq-w4a16",
+    "awq-w4a4",
+    "dllmquant++-w4a4",
+    "dllmquant+-w4a4",
+    "dllmquant+weighted-w4a4",
+    "dllmquant-w4a16",
+    "dllmquant-w4a4",
+    "duquant-w4a4",
+    "gptq-w4a16",
+    "gptq-w4a4",
+    "quarot-gptq-w4a4",
+    "quarot-rtn-w4a4",
+    "rtn-w4a16",
+    "rtn-w4a4",
+    "smoothquant-gptq-w4a4",
+    "smoothquant-qdlm-w4a4",
+    "smoothquant-w8a8",
+    "w2",
+    "w3",
+    "w8a8",
+)
 
 
 def toml(name="a", **parts):
@@ -87,6 +108,15 @@ WRONG = [
     ({"weights": {"compat": "istdaslab"}}, "compat"),
     ({"weights": {"compat": ["torch"]}}, "compat"),
     ({"weights": {"hessian_inputs": "int"}}, "hessian_inputs"),
+    ({"weights": {"limits": "mse"}}, "limits"),
+    ({"weights": {"limits": "awq", "method": "none"}}, "limits clip weights before they are quantized"),
+    ({"weights": {"limit_steps": 0}}, "limit_steps"),
+    ({"weights": {"limit_shrink": 0.0}}, "limit_shrink"),
+    ({"weights": {"limit_shrink": 0.1, "limit_steps": 4}}, "leaves no limit to try"),
+    ({"weights": {"limit_tokens": 0}}, "limit_tokens"),
+    ({"weights": {"limit_skip": "q_proj"}}, "limit_skip"),
+    ({"weights": {"limit_inputs": "none"}}, "limit_inputs"),
+    ({"weights": {"limit_weighted": 1}}, "limit_weighted"),
     ({"tokens": {"weighting": "random"}}, "weighting"),
     ({"tokens": {"power": 0.0}}, "power"),
     ({"tokens": {"visible_weight": -1.0}}, "visible_weight"),
@@ -110,6 +140,8 @@ WRONG = [
     ({"values": {"range_ratio": -1}}, "range_ratio"),
     ({"values": {"calibrate": "later"}}, "calibrate"),
     ({"queries_keys": {"bits": 0}}, "bits"),
+    ({"queries_keys": {"operands": "queries"}}, "operands"),
+    ({"queries_keys": {"range_ratio": 0.0}}, "range_ratio"),
     ({"queries_keys": {"method": "static"}}, "method"),
     ({"queries_keys": {"scheme": "sym"}}, "scheme"),
     ({"probabilities": {"bits": 17}}, "bits"),
@@ -180,6 +212,7 @@ def another(kind, field, value):
         ("Values", "scheme"): "sym_gptq",
         ("QueriesKeys", "scheme"): "asym_incl0",
         ("Weights", "compat"): ("lazy",),
+        ("Weights", "limit_skip"): ("v_proj",),
         ("Activations", "group_size"): 64,
         ("Probabilities", "bits"): 8,
         ("Calibration", "gen_length"): 128,
@@ -233,7 +266,7 @@ def test_files_and_names(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(find_recipe("w3").to_toml())
     assert find_recipe(str(path)) == find_recipe("w3")
-    with pytest.raises(UsageError, match=r"unknown recipe 'w5'; known are dllmquant-w4a16, .*\.toml$"):
+    with pytest.raises(UsageError, match=r"unknown recipe 'w5'; known are .*dllmquant-w4a16, .*\.toml$"):
         find_recipe("w5")
     with pytest.raises(UsageError, match="unknown recipe"):
         find_recipe("../recipe")
@@ -284,6 +317,7 @@ def test_a_baseline_differs_in_the_ideas_only(name, method):
     base = baseline(recipe, method)
     assert base.weights == dataclasses.replace(recipe.weights, method=method)
     assert base.tokens.weighting == "uniform"
+    assert base.rewrites == ()
     assert base.values.method == ("minmax" if recipe.values.method == "ia_aq" else recipe.values.method)
     assert dataclasses.replace(base.values, method=recipe.values.method) == recipe.values
     assert (base.activations, base.probabilities, base.skip, base.propagate) == (

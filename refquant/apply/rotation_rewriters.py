@@ -1,0 +1,112 @@
+"""Who carries out the rotations of a recipe: QuaRot before the pass over the blocks, DuQuant block by block on calibration inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model import Transformer
+from refquant.apply.block_view import BlockView
+from refquant.apply.layers import online_transforms
+from refquant.apply.rewrite_parts import BlockRotations, Rotations
+from refquant.apply.rewriter import Rewriter
+from refquant.apply.rewriting import rewrite_model, untied
+from refquant.apply.rotating import network_of
+from refquant.core.rewrite import Rewrite, Step
+from refquant.core.rotation import HadamardRotation
+from refquant.core.transform import through
+from refquant.errors import InputError
+from refquant.methods.rotate.duquant import duquant
+from refquant.methods.rotate.quarot import quarot
+from refquant.numerics.arrays import Array
+from refquant.numerics.hadamard import hadamard
+
+
+class RotationRewriter(Rewriter):
+    """QuaRot, on the whole model; a tied one gets a head of its own.
+
+    Parameters
+    ----------
+    part : Rotations
+    """
+
+    def __init__(self, part: Rotations) -> None:
+        self.part = part
+
+    def prepare(self, m: Transformer) -> Transformer:
+        """Rotate the model."""
+        part = self.part
+        m = untied(m)
+        rewrite = quarot(
+            network_of(m.architecture),
+            np.random.default_rng(part.seed),
+            rotations=part.rotations,
+            matrix=part.matrix,
+            cross_heads=part.cross_heads,
+            odd_sizes=part.odd_sizes,
+            arithmetic=m.arithmetic,
+        )
+        self.notes = ({"method": rewrite.method, "block": -1, **rewrite.notes},)
+        return rewrite_model(m, rewrite)
+
+
+class BlockRotationRewriter(Rewriter):
+    """DuQuant: each group of linears that share an input gets transforms of its own, found on that input as it arrives.
+
+    Parameters
+    ----------
+    part : BlockRotations
+    """
+
+    def __init__(self, part: BlockRotations) -> None:
+        self.part = part
+        self.inputs = part.inputs
+
+    def block(self, view: BlockView) -> Rewrite | None:
+        """The transforms of all groups of one block, and of its queries and keys."""
+        part, m = self.part, view.m
+        groups = m.linear_groups(view.index)
+        rows = self._rows(view, [group[0] for group in groups])
+        steps: list[Step] = []
+        notes: dict[str, str | int | float] = {}
+        for number, group in enumerate(groups):
+            found = duquant(
+                through(online_transforms(view.linear(group[0])), rows[group[0]], m.arithmetic),
+                np.random.default_rng([part.seed, view.index, number]),
+                block=part.block,
+                steps=part.steps,
+                permutations=part.permutations,
+                target=part.target,
+                shared=part.shared,
+                arithmetic=m.arithmetic,
+            )
+            steps += found.joints(group)
+            notes[group[0]] = " ".join(str(search.kept) for search in found.searches)
+        head = HadamardRotation(plan=hadamard(m.architecture.head_dim)) if part.scores else None
+        return Rewrite(method="duquant", steps=tuple(steps), scores={} if head is None else {view.index: head}, notes=notes)
+
+    def _rows(self, view: BlockView, names: list[str]) -> dict[str, Array]:
+        """What the searches look at, ``[tokens, features]`` by the first linear of a group."""
+        if self.part.tokens == "mean":
+            return _means(view, names)
+        rows = {name: x for name, (x, _) in view.rows(names).items()}
+        return {name: _loudest(x, self.part.search_tokens) for name, x in rows.items()}
+
+
+def _means(view: BlockView, names: list[str]) -> dict[str, Array]:
+    """Inputs averaged over all sequences, position by position."""
+    arithmetic = view.m.arithmetic
+    collected: dict[str, list[Array]] = {name: [] for name in names}
+    for seen in view.seen([f"{name}.input" for name in names]):
+        for name in names:
+            collected[name].append(seen[f"{name}.input"])
+    for name, arrays in collected.items():
+        if len({(array.ndim, array.shape[1:]) for array in arrays}) != 1 or arrays[0].ndim != 3:
+            raise InputError(f"{name}: sequences of one length that all reach it have a mean, position by position; use tokens = 'all'")
+    return {name: arithmetic.mean(np.concatenate(arrays), axis=0) for name, arrays in collected.items()}
+
+
+def _loudest(x: Array, count: int) -> Array:
+    """The tokens with the largest magnitudes, in the order in which they came: they decide the score of a search."""
+    if not 0 < count < len(x):
+        return x
+    return x[np.sort(np.argsort(-np.abs(x).max(axis=1), kind="stable")[:count])]
