@@ -194,6 +194,5 @@ def baseline(recipe: Recipe, method: str) -> Recipe:
         tokens={"weighting": "uniform"},
         values=values,
         rewrites=(),
-        rewrites=(),
         calibration={"states": "iid" if needs else "none"},
     )
