@@ -147,7 +147,7 @@ def unpack(parts: Mapping[str, Array], spec: QuantSpec, zeros: ZeroFormat = "v1"
         zero=np.ascontiguousarray(_unpack_zeros(qzeros, bits, rows, zeros).T),
         scale=np.ascontiguousarray(scales.T),
     )
-    permutation = _permutation(parts["g_idx"], columns, size) if "g_idx" in parts else None
+    permutation = group_permutation(parts["g_idx"], columns, size) if "g_idx" in parts else None
     return tensor_of(fields, replace(spec, scale_format=scales.dtype.name), permutation=permutation)
 
 
@@ -231,7 +231,7 @@ def _unpack_zeros(qzeros: Array, bits: int, rows: int, zeros: ZeroFormat) -> Arr
     return stored + 1 if zeros == "v1" else stored
 
 
-def _permutation(g_idx: Array, columns: int, size: int) -> Array | None:
+def group_permutation(g_idx: Array, columns: int, size: int) -> Array | None:
     """The columns tile by tile, or None where tiles are runs of the columns as they stand."""
     g_idx = np.asarray(g_idx)
     if g_idx.shape != (columns,) or g_idx.dtype.kind not in "iu":
