@@ -4,7 +4,7 @@ Codes of the bounded lane may differ where the vector's decision margin is at mo
 may decide differently. In a method that feeds errors back (GPTQ), everything behind such a decision rightly differs as well. So those are
 compared row by row, in the order of decisions: the first difference must be such an honest tie, and behind it the comparison is anchored
 again at the backend's own past: the operation's `reanchor` says by how many steps each of the backend's codes misses the nearest one, given
-what the backend chose before, and none may miss by more than the bound.
+what the backend chose before, and none may miss by more than the bound; other parts are held against what follows from those codes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from refquant.conformance.case import Case
 from refquant.conformance.operation import Operation
+from refquant.conformance.reanchor import Reanchored
 from refquant.conformance.rules import Rule
 from refquant.numerics.arrays import Array, BoolArray
 
@@ -81,10 +82,20 @@ def compare(operation: Operation, case: Case, found: Mapping[str, Array]) -> lis
             records.append(_whole(case, part, array.dtype.name, f"dtype {array.dtype} holds values that {expected.dtype} does not"))
             continue
         converted[part] = cast
-    honest = _honest_rows(operation, case, converted) if operation.reanchor is not None else None
+    anchored = None
+    if operation.reanchor is not None and len(converted) == len(case.expected):
+        anchored = _Anchored(_honest_rows(case, converted), operation.reanchor(case, converted))
     for part, array in converted.items():
-        records += _part(operation, case, part, array, converted, honest)
+        records += _part(case, part, array, anchored)
     return records
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchored:
+    """Rows that go their own way behind an honest tie, and what their own past demands of them."""
+
+    honest: BoolArray
+    given_past: Reanchored
 
 
 def _whole(case: Case, part: str, found: Any, why: str) -> Mismatch:
@@ -105,20 +116,22 @@ def _same_values(array: Array, dtype: np.dtype[Any]) -> Array | None:
     return cast if bool(np.asarray(same).all()) else None
 
 
-def _part(
-    operation: Operation, case: Case, part: str, found: Array, everything: Mapping[str, Array], honest: BoolArray | None
-) -> Iterator[Mismatch]:
-    expected, rule = case.expected[part], case.rule(part)
-    wrong, why = differences(expected, found, rule, case.margins.get(part))
-    margins = case.margins.get(part)
-    if honest is not None and expected.ndim and len(expected) == len(honest):
-        # Rows behind an honest tie are judged by their own past alone; what does not feed on codes is the same in every row.
-        wrong = wrong & ~np.reshape(honest, (-1,) + (1,) * (expected.ndim - 1))
-    if operation.reanchor is not None and rule.kind == "margin":
-        beyond = np.asarray(operation.reanchor(case, everything)[part])
-        missed = beyond > rule.bound
-        if missed.any() and not wrong.any():
-            wrong, margins, why = missed, beyond, "given its own past, the code is not the nearest"
+def _part(case: Case, part: str, found: Array, anchored: _Anchored | None) -> Iterator[Mismatch]:
+    expected, rule, margins = case.expected[part], case.rule(part), case.margins.get(part)
+    wrong, why = differences(expected, found, rule, margins)
+    if anchored is not None and anchored.honest.any() and expected.ndim and len(expected) == len(anchored.honest):
+        own = np.reshape(anchored.honest, (-1,) + (1,) * (expected.ndim - 1))
+        if part in anchored.given_past.beyond:
+            beyond = np.asarray(anchored.given_past.beyond[part])
+            missed = own & (beyond > rule.bound)
+            if missed.any() and not (wrong & ~own).any():
+                margins, why = beyond, "behind an honest tie and given its own past, the code is not the nearest"
+            wrong = (wrong & ~own) | missed
+        elif part in anchored.given_past.expected:
+            expected = np.where(own, np.asarray(anchored.given_past.expected[part], dtype=expected.dtype), expected)
+            wrong, why = differences(expected, found, rule, margins)
+        else:
+            wrong = wrong & ~own
     if not wrong.any():
         return
     index = tuple(int(i) for i in np.argwhere(wrong)[0]) if wrong.ndim else ()
@@ -135,16 +148,17 @@ def _part(
     )
 
 
-def _honest_rows(operation: Operation, case: Case, found: Mapping[str, Array]) -> BoolArray | None:
-    """Rows whose first differing decision, in the order of decisions, lies at a margin within the bound."""
+def _honest_rows(case: Case, found: Mapping[str, Array]) -> BoolArray:
+    """Rows whose first differing decision, in the order of decisions, lies at a margin within the bound, and is off by one code."""
     for part, rule in case.rules.items():
-        if rule.kind == "margin" and part in found and case.expected[part].ndim == 2:
-            order = decision_order(case, case.expected[part].shape[1])
-            differs = (case.expected[part] != found[part])[:, order]
-            first = np.argmax(differs, axis=1)
-            at_first = case.margins[part][:, order][np.arange(len(first)), first]
-            return np.asarray(differs.any(axis=1) & (at_first <= rule.bound))
-    return None
+        expected = case.expected[part]
+        if rule.kind == "margin" and expected.ndim == 2:
+            order = decision_order(case, expected.shape[1])
+            apart = np.abs(expected.astype(np.float64) - found[part].astype(np.float64))[:, order]
+            rows, first = np.arange(len(expected)), np.argmax(apart != 0, axis=1)
+            at_first = np.asarray(case.margins[part])[:, order][rows, first]
+            return np.asarray((apart[rows, first] == 1) & (at_first <= rule.bound))
+    return np.zeros(0, dtype=bool)
 
 
 def decision_order(case: Case, columns: int) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
 from refquant.conformance.case import Case
+from refquant.conformance.reanchor import Reanchored
 from refquant.conformance.streams import Stream
 from refquant.errors import UsageError
 from refquant.numerics import Arithmetic
@@ -17,8 +18,8 @@ Arrays = Mapping[str, Array]
 Parameters = Mapping[str, Any]
 Run = Callable[[Arrays, Parameters], Mapping[str, Array]]
 """The shape of every implementation: ours, a backend's, a mutant's."""
-Reanchor = Callable[[Case, Arrays], Mapping[str, Array]]
-"""Given a backend's outputs: for parts of codes, by how many steps each code misses the nearest one, its own past being given."""
+Reanchor = Callable[[Case, Arrays], Reanchored]
+"""Given a case and a backend's outputs: what its own past demands of it."""
 
 
 class Reference(Protocol):
