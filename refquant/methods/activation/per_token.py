@@ -15,6 +15,7 @@ from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError
 from refquant.methods.card import Card, Equation
+from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 
 CARD = Card(
@@ -34,7 +35,7 @@ CARD = Card(
 )
 
 
-def quantize_per_token(x: Array, spec: QuantSpec) -> Array:
+def quantize_per_token(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Array:
     """Quantize and dequantize activations with scales taken from each token.
 
     Parameters
@@ -42,6 +43,8 @@ def quantize_per_token(x: Array, spec: QuantSpec) -> Array:
     x : floating ndarray ``[..., features]``
     spec : QuantSpec
         Its tiling cuts tokens one by one: ``(1, None)`` or ``(1, group_size)``.
+    arithmetic : Arithmetic
+        Matters to a clip search only.
 
     Returns
     -------
@@ -63,4 +66,4 @@ def quantize_per_token(x: Array, spec: QuantSpec) -> Array:
     if len(spec.tiling.extents) != 2 or spec.tiling.extents[0] != 1:
         raise InputError(f"per-token quantization needs a tiling (1, None) or (1, group size), not {spec.tiling.extents}")
     spec = spec.with_tiling(Tiling((1,) * (x.ndim - 2) + spec.tiling.extents)) if x.ndim > 2 else spec
-    return fake_quantize(x, fit_grid(x, spec), spec)  # [TOK-1] [TOK-2]
+    return fake_quantize(x, fit_grid(x, spec, arithmetic), spec)  # [TOK-1] [TOK-2]

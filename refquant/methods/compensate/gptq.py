@@ -75,7 +75,7 @@ CARD = Card(
         "H and c H give the same codes; the block size changes no code whose decision margin exceeds rounding error",
         "the loss identity GPTQ-8 holds for every grid, order and block size",
     ),
-    lane="bounded (FAST)",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="2 n^3 / 3 for the factor, 2 out n^2 / 2 for the updates",
     oracle="refquant.oracle.gptq (LDL^T in Fractions); IST-DASLab/gptq and llm-compressor run in float64 and float32",
 )

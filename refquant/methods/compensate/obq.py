@@ -39,7 +39,7 @@ CARD = Card(
     ),
     departures=("the heuristic that rounds far outliers at once is an option, outliers_first=True; off by default",),
     guarantees=("with a diagonal Hessian the codes are those of RTN", "never below the optimum of refquant.methods.compensate.optimum"),
-    lane="bounded (FAST)",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="out n^3: for tiny layers",
     oracle="brute force; an exact run in Fractions in the tests",
 )

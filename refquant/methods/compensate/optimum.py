@@ -35,7 +35,7 @@ CARD = Card(
     ),
     departures=("not a method for use: a yardstick",),
     guarantees=("no assignment of codes on the same grid has a smaller loss, up to float64 rounding of the sums",),
-    lane="bounded (FAST)",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="exponential in the number of columns; a limit on visited nodes raises instead of returning less than the optimum",
     oracle="refquant.oracle.quadratic.best_assignment (all assignments, in Fractions)",
 )

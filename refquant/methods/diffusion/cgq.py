@@ -49,7 +49,7 @@ CARD = Card(
         "padding changes nothing; visible_weight=0 is GPTQ on the masked rows alone",
         "token weights commute with rotations of the inputs: H of rotated inputs is the rotated H",
     ),
-    lane="bounded (FAST)",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="one multiplication a token on top of GPTQ; one full-precision forward pass a snapshot for the confidences",
     oracle="refquant.oracle.hessian",
 )

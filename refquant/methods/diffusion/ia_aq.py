@@ -52,7 +52,7 @@ CARD = Card(
         "grid step 0.01 is ours; static scales are our reading",
     ),
     guarantees=("the grid holds alpha = 1, so the calibration loss never exceeds that of min/max", "the Gram form equals the direct norm"),
-    lane="bounded (FAST)",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="T^2 head_dim for G, then 21 T^2 head_dim, a head and sample",
     oracle="refquant.oracle.attention_loss",
 )

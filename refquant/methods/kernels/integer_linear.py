@@ -69,7 +69,7 @@ CARD = Card(
 )
 
 
-def activation_codes(x: Array, spec: QuantSpec, grid: Grid | None = None) -> tuple[Array, Grid]:
+def activation_codes(x: Array, spec: QuantSpec, grid: Grid | None = None, arithmetic: Arithmetic = FAST) -> tuple[Array, Grid]:
     """Codes of activations, and their grid: those of a fake-quantized linear.
 
     Parameters
@@ -79,6 +79,8 @@ def activation_codes(x: Array, spec: QuantSpec, grid: Grid | None = None) -> tup
         Without `grid` its tiling cuts tokens one by one; with `grid`, not at all.
     grid : Grid, optional
         A static one; without it every token's is fitted to the token.
+    arithmetic : Arithmetic
+        Matters to a clip search only.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def activation_codes(x: Array, spec: QuantSpec, grid: Grid | None = None) -> tup
     if len(spec.tiling.extents) != 2 or spec.tiling.extents[0] != wanted:
         kind = "per-token activations need a tiling (1, ...)" if grid is None else "a static grid needs a tiling (None, ...)"
         raise InputError(f"{kind}, not {spec.tiling.extents}")
-    grid = fit_grid(x, spec) if grid is None else grid
+    grid = fit_grid(x, spec, arithmetic) if grid is None else grid
     return encode(x, grid, spec), grid
 
 
