@@ -52,7 +52,8 @@ def log_arguments(rng: np.random.Generator, n: int) -> Array:
 
 def angles(rng: np.random.Generator, n: int) -> Array:
     multiples = rng.integers(-667_000, 667_000, 2 * n) * (np.pi / 2)
-    return np.concatenate([rng.uniform(-4, 4, n), rng.uniform(-(2**20), 2**20, n), spread(rng, -1022, 1023, n), multiples])
+    near = multiples[:n] + spread(rng, -30, 0, n)
+    return np.concatenate([rng.uniform(-4, 4, n), rng.uniform(-(2**20), 2**20, n), spread(rng, -1022, 1023, n), multiples, near])
 
 
 def erf_arguments(rng: np.random.Generator, n: int) -> Array:

@@ -7,7 +7,8 @@ flushed to zero.
 
 * Arrays are float32 or float64, of any shape; the result is a new C-contiguous array of that dtype. Anything else is an InputError.
 * float64 results are off by less than one unit in the last place; each docstring states its bound, which tests hold against mpmath.
-  float32 results are computed in float64 and rounded once, which gives the correctly rounded number in all but a few cases in a million.
+  float32 results are computed in float64 and rounded once, which gives the correctly rounded number unless the true value lies within
+  0.00001 units of the middle between two.
 * Special values are those of C99, Annex F. No warning is given for them: a pole is an infinity, an invalid operation a NaN.
 * Every NaN that comes out is the one with sign and payload zero, whatever came in, because processors differ in the NaN they make.
 * Tables and coefficients are constructed when the package is imported, in integers (:mod:`refquant.numerics.elementary.series`).

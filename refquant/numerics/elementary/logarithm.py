@@ -54,7 +54,7 @@ def log(x: Array) -> Array:
     -------
     ndarray
         The same shape and dtype; -inf for zeros of either sign, NaN for negative numbers. float64 is within 0.501 ulp, float32 within
-        0.51 ulp.
+        0.50001 ulp.
 
     Raises
     ------

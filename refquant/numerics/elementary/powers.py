@@ -34,7 +34,7 @@ def power(x: Array, exponent: Array | float) -> Array:
     -------
     ndarray
         Of the broadcast shape and common dtype. Special values are those of C's ``pow``: anything to the power 0 is 1, even NaN; a negative
-        `x` has integer powers only (NaN for others). float64 is within 0.6 ulp (0.8 where subnormal), float32 within 0.51 ulp.
+        `x` has integer powers only (NaN for others). float64 is within 0.6 ulp (0.8 where subnormal), float32 within 0.50001 ulp.
 
     Raises
     ------

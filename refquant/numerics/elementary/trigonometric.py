@@ -55,7 +55,7 @@ def sin(x: Array) -> Array:
     Returns
     -------
     ndarray
-        The same shape and dtype; NaN for infinities. float64 is within 0.7 ulp, float32 within 0.51 ulp.
+        The same shape and dtype; NaN for infinities. float64 is within 0.7 ulp, float32 within 0.50001 ulp.
 
     Raises
     ------
