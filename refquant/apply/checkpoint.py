@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from refquant.apply.description import (
     SCHEMA_VERSION,
     Description,
     GridEntry,
+    RewrittenEntry,
+    TransformEntry,
     WeightEntry,
     check_digests,
     read_description,
@@ -21,6 +24,7 @@ from refquant.apply.description import (
 )
 from refquant.apply.quantized import LinearArithmetic, QuantizedModel
 from refquant.apply.recipe import Recipe
+from refquant.apply.rewritten import RewrittenModel
 from refquant.core import Origin, QTensor, QuantSpec
 from refquant.errors import InputError, UsageError
 from refquant.numerics import FAST, Arithmetic
@@ -60,8 +64,8 @@ def save_quantized(path: Path, source: Path, quantized: QuantizedModel, provenan
     path : Path
         Must not exist.
     source : Path
-        Folder of the full-precision checkpoint; config and tokenizer are copied as they are, and every tensor that was not quantized is
-        kept in its stored dtype.
+        Folder of the full-precision checkpoint; config and tokenizer are copied as they are (but a model that got a head of its own says
+        so in its config), and every tensor that was neither quantized nor rewritten is kept in its stored dtype.
     quantized : QuantizedModel
     provenance : Provenance
 
@@ -75,13 +79,19 @@ def save_quantized(path: Path, source: Path, quantized: QuantizedModel, provenan
     absent = sorted(replaced - set(stored.names))
     if absent:
         raise InputError(f"{source}: {absent[0]} was quantized but is not in this checkpoint")
-    untouched = {name: stored.read(name) for name in stored.names if name not in replaced}
+    rewritten = quantized.rewritten
+    entry, arrays = _rewritten_entry(rewritten)
+    untouched = {name: stored.read(name) for name in stored.names if name not in replaced | set(rewritten.tensors)}
+    untouched |= rewritten.tensors
     parts = {f"{name}.{part}": array for name, weight in quantized.weights.items() for part, array in weight.parts().items()}
-    both = sorted(set(untouched) & set(parts))
+    both = sorted((set(untouched) & set(parts)) | (set(untouched) | set(parts)) & set(arrays))
     if both:
-        raise InputError(f"{source}: the tensor {both[0]} has the name of a quantized weight's part")
+        raise InputError(f"{source}: the tensor {both[0]} has the name of a quantized weight's part or a transform's")
+    untouched |= arrays
     files = {name: _read_bytes(source / name) for name in KEPT_FILES if (source / name).is_file()}
-    description = _describe(quantized, provenance, untouched, files)
+    if rewritten.untied:
+        files["config.json"] = _untied_config(files["config.json"])
+    description = _describe(quantized, provenance, untouched, files, entry)
     with new_directory(path) as folder:
         for name, data in files.items():
             write_bytes(folder / name, data)
@@ -96,7 +106,35 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def _describe(quantized: QuantizedModel, provenance: Provenance, untouched: dict[str, Array], files: dict[str, bytes]) -> Description:
+def _rewritten_entry(rewritten: RewrittenModel) -> tuple[RewrittenEntry, dict[str, Array]]:
+    """What ``quantization.json`` says of rewrites, and the arrays of their transforms by the names that they are stored under."""
+    online, arrays = {}, {}
+    for name, transforms in rewritten.online.items():
+        prefixes = [f"{name}.online.{number}" for number in range(len(transforms))]
+        online[name] = [TransformEntry.of(transform, prefix) for transform, prefix in zip(transforms, prefixes, strict=True)]
+        arrays.update({f"{prefix}.{part}": a for t, prefix in zip(transforms, prefixes, strict=True) for part, a in t.parts().items()})
+    scores = {str(index): TransformEntry.of(transform, f"blocks.{index}.scores") for index, transform in rewritten.scores.items()}
+    arrays.update({f"blocks.{index}.scores.{part}": a for index, t in rewritten.scores.items() for part, a in t.parts().items()})
+    entry = RewrittenEntry(
+        tensors=sorted(rewritten.tensors),
+        online=online,
+        scores=scores,
+        untied=rewritten.untied,
+        notes=[dict(note) for note in rewritten.notes],
+    )
+    return entry, arrays
+
+
+def _untied_config(data: bytes) -> bytes:
+    """``config.json`` of a model that got a head of its own."""
+    tree = json.loads(data)
+    key = "weight_tying" if Config.from_dict(tree).architecture().family == "llada" else "tie_word_embeddings"
+    return (canonical_json({**tree, key: False}) + "\n").encode()
+
+
+def _describe(
+    quantized: QuantizedModel, provenance: Provenance, untouched: dict[str, Array], files: dict[str, bytes], rewritten: RewrittenEntry
+) -> Description:
     return Description(
         schema_version=SCHEMA_VERSION,
         recipe=quantized.recipe.to_dict(),
@@ -120,6 +158,7 @@ def _describe(quantized: QuantizedModel, provenance: Provenance, untouched: dict
         value_alphas={str(index): list(alphas) for index, alphas in quantized.value_alphas.items()},
         untouched={name: tensor_digest(array) for name, array in untouched.items()},
         files={name: digest(data) for name, data in files.items()},
+        rewritten=rewritten,
     )
 
 
@@ -158,6 +197,8 @@ def _read_folder(path: Path) -> tuple[QuantizedModel, dict[str, Array]]:
     parts = {f"{name}.{part}" for name, weight in weights.items() for part in weight.parts()}
     untouched = {name: stored.read(name) for name in stored.names if name not in parts}
     check_digests(str(path), {name: tensor_digest(array) for name, array in untouched.items()}, description.untouched)
+    rewritten = _read_rewritten(description.rewritten, untouched, where)
+    untouched = {name: array for name, array in untouched.items() if name not in description.rewritten.parts}
     recipe = Recipe.from_dict(description.recipe, f"{where}: recipe")
     try:
         quantized = QuantizedModel(
@@ -166,10 +207,28 @@ def _read_folder(path: Path) -> tuple[QuantizedModel, dict[str, Array]]:
             input_grids={name: entry.grid() for name, entry in description.activation_scales.items()},
             value_grids={int(index): entry.grid() for index, entry in description.value_scales.items()},
             value_alphas={int(index): tuple(values) for index, values in description.value_alphas.items()},
+            rewritten=rewritten,
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
     return quantized, untouched
+
+
+def _read_rewritten(entry: RewrittenEntry, tensors: dict[str, Array], where: Path) -> RewrittenModel:
+    """What rewrites left, from the tensors of a folder."""
+    for name in entry.tensors:
+        if name not in tensors:
+            raise InputError(f"{where}: {name} was rewritten and is not among the tensors")
+    try:
+        return RewrittenModel(
+            tensors={name: tensors[name] for name in entry.tensors},
+            online={name: tuple(one.transform(tensors) for one in found) for name, found in entry.online.items()},
+            scores={int(index): one.transform(tensors) for index, one in entry.scores.items()},
+            untied=entry.untied,
+            notes=tuple(entry.notes),
+        )
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) -> QTensor:
@@ -221,6 +280,8 @@ def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST
         raise UsageError(f"dtype is {dtype!r}; allowed: float32, float64")
     for name, weight in quantized.weights.items():
         tensors[f"{name}.weight"] = weight.dequantize(np.dtype(dtype))
+    for name, array in quantized.rewritten.tensors.items():  # computed, not published: rounding them to another dtype loses nothing stored
+        tensors[name] = array.astype(dtype)
     config = Config.from_dict(read_json(path / "config.json"), str(path / "config.json"))
     return quantized.attach(model.build(config, tensors, dtype, arithmetic), arithmetic=linears)
 

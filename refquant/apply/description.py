@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from refquant.core import Grid
+from refquant.core.transform import Transform, transform_kind
 from refquant.errors import InputError
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import float_dtype
@@ -63,6 +64,58 @@ class GridEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransformEntry:
+    """A transform of a rewrite: its kind, its settings, and what its arrays are called among the tensors."""
+
+    kind: str
+    settings: dict[str, str | int | float | bool | None]
+    parts: dict[str, str]
+
+    @classmethod
+    def of(cls, transform: Transform, prefix: str) -> TransformEntry:
+        """Write a transform down whose arrays are stored under a prefix."""
+        return cls(kind=transform.kind, settings=transform.settings(), parts={part: f"{prefix}.{part}" for part in transform.parts()})
+
+    def transform(self, tensors: Mapping[str, Array]) -> Transform:
+        """Read the transform; InputError if an array is missing or they do not make one."""
+        for name in self.parts.values():
+            if name not in tensors:
+                raise InputError(f"{name} is missing, which {DESCRIPTION} promises")
+        return transform_kind(self.kind).from_parts({part: tensors[name] for part, name in self.parts.items()}, self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewrittenEntry:
+    """What rewrites left besides quantized weights; the tensors lie among the untouched ones, whose digests cover them.
+
+    Parameters
+    ----------
+    tensors : list of str
+        Rewritten ones, by full name.
+    online : dict of list of TransformEntry
+        By linear.
+    scores : dict of TransformEntry
+        By block.
+    untied : bool
+        Whether the model got a head of its own; ``config.json`` says so, too.
+    notes : list of dict
+        What was chosen.
+    """
+
+    tensors: list[str] = field(default_factory=list)
+    online: dict[str, list[TransformEntry]] = field(default_factory=dict)
+    scores: dict[str, TransformEntry] = field(default_factory=dict)
+    untied: bool = False
+    notes: list[dict[str, str | int | float]] = field(default_factory=list)
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of all stored arrays of transforms."""
+        entries = [entry for found in self.online.values() for entry in found] + list(self.scores.values())
+        return {name for entry in entries for name in entry.parts.values()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """All that ``quantization.json`` holds.
 
@@ -83,6 +136,7 @@ class Description:
         Digest of every tensor that was kept as it was.
     files : dict of str
         SHA-256 of the files beside the tensors, such as ``config.json``.
+    rewritten : RewrittenEntry
     digest : str
         SHA-256 over the canonical JSON of all the rest.
     """
@@ -99,6 +153,7 @@ class Description:
     value_alphas: dict[str, list[float]]
     untouched: dict[str, str]
     files: dict[str, str]
+    rewritten: RewrittenEntry = field(default_factory=RewrittenEntry)
     digest: str = field(default="")
 
     def write(self, folder: Path) -> None:

@@ -22,7 +22,8 @@ from refquant.apply.quantized import (
     score_operands,
 )
 from refquant.apply.recipe import Recipe
-from refquant.apply.rewriters import Rewriter, make_rewriter
+from refquant.apply.rewriter import Rewriter
+from refquant.apply.rewriters import make_rewriter
 from refquant.apply.rewriting import apply_changes, rewritten_parameters
 from refquant.apply.rewritten import Notes, RewrittenModel
 from refquant.apply.states import CalibrationState, batches, state_confidences

@@ -144,7 +144,7 @@ class Rewrite:
         if both:
             raise InputError(f"{self.method} and {other.method} both transform queries and keys of block {both[0]}")
         return Rewrite(
-            method=f"{self.method}, {other.method}",
+            method=self.method if self.method == other.method else f"{self.method}, {other.method}",
             steps=(*self.steps, *other.steps),
             scores={**self.scores, **other.scores},
             notes={**self.notes, **other.notes},
