@@ -71,7 +71,9 @@ def product(a: Array, b: Array, slices: int | None = None) -> Array:
     count = slices_for(dtype) if slices is None else slices
     rows, columns = largest(a, -1), largest(b, -2)
     if np.isfinite(rows).all() and np.isfinite(columns).all():
-        return _finite_product(a, b, exponents(rows), exponents(columns), count).astype(dtype, copy=False)
+        found = _finite_product(a, b, exponents(rows), exponents(columns), count).astype(dtype, copy=False)
+        found += 0  # which zero BLAS or an underflow gave is its own affair
+        return found
     clean = product(_without_infinite(a), _without_infinite(b), count)
     return np.asarray(clean + _infinite_terms(a, b).astype(dtype))
 
@@ -82,9 +84,7 @@ def _finite_product(a: Array, b: Array, e: IntArray, f: IntArray, slices: int) -
     total = _run(a[..., :RUN], b[..., :RUN, :], e, f, width, slices)
     for start in range(RUN, inner, RUN):
         total += _run(a[..., start : start + RUN], b[..., start : start + RUN, :], e, f, width, slices)
-    result = np.ldexp(total, e + f - 2 * width, out=total)
-    result += 0.0  # which zero BLAS gave is its own affair
-    return np.asarray(result)
+    return np.asarray(np.ldexp(total, e + f - 2 * width, out=total))
 
 
 def _run(a: Array, b: Array, e: IntArray, f: IntArray, width: int, slices: int) -> Float64Array:

@@ -56,7 +56,7 @@ def total(x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = 
     for one in reversed(slices[:-1]):
         found = found * 0.5**width + np.sum(one, axis=axes, keepdims=True)
     found = np.ldexp(found, e - width)
-    result = (found + 0.0).astype(x.dtype, copy=False)
+    result = found.astype(x.dtype, copy=False) + x.dtype.type(0)  # the sign of a zero is no one's
     return np.asarray(result if keepdims else np.squeeze(result, axis=axes))
 
 

@@ -164,6 +164,9 @@ def test_zeros_are_positive() -> None:
     for a in (zero, -zero, np.array([[1.0, -1.0]] * 2)):
         for b in (zero, -zero, np.ones((2, 2))):
             assert not np.signbit(product(a, b)).any()
+    for dtype, small in ((np.float32, 1e-30), (np.float64, 1e-200)):  # underflow
+        x = np.full((1, 1), small, dtype=dtype)
+        assert not np.signbit(product(-x, x)).any()
     assert not np.signbit(ORDERED.sum(np.array([-0.0, -0.0])))
 
 
