@@ -123,6 +123,11 @@ def _place(draw: st.DrawFn, subject: Subject, drawn: Drawn) -> None:
     drawn["place"] = draw(st.integers(0, max(_main(subject, drawn).size - 1, 0)))
 
 
+def _shift(draw: st.DrawFn, subject: Subject, drawn: Drawn) -> None:
+    lo, hi = subject.options["ends"]
+    drawn["shift"] = draw(st.integers(1, max(hi - lo, 1)))
+
+
 def _infinity(draw: st.DrawFn, subject: Subject, drawn: Drawn) -> None:
     drawn["infinity"] = draw(st.sampled_from([np.inf, -np.inf]))
 
@@ -144,5 +149,6 @@ INGREDIENTS: dict[str, Ingredient] = {
     "row_cut": _row_cut,
     "column_cut": _column_cut,
     "place": _place,
+    "shift": _shift,
     "infinity": _infinity,
 }

@@ -29,7 +29,7 @@ def _injective(subject: Subject, example: Example) -> None:
     lo, hi = subject.options["ends"]
     other = codes.copy()
     at = np.unravel_index(place % codes.size, codes.shape)
-    other[at] = lo + (int(codes[at]) - lo + 1) % (hi - lo + 1)
+    other[at] = lo + (int(codes[at]) - lo + int(example["shift"])) % (hi - lo + 1)
     same = [a.tobytes() == b.tobytes() for a, b in zip(arrays_of(subject.call(codes)), arrays_of(subject.call(other)), strict=True)]
     if all(same):
         broken(f"codes that differ at {tuple(int(i) for i in at)} ({int(codes[at])} and {int(other[at])}) have the same bytes")
@@ -49,7 +49,7 @@ def _law(name: str, statement: str, check: Callable[[Subject, Example], None], *
 
 PACKING_LAWS: tuple[Law, ...] = (
     _law("pack_identity", "unpack(pack(codes), shape) = codes", _identity, "codes"),
-    _law("pack_injectivity", "different codes have different bytes", _injective, "codes", "place"),
+    _law("pack_injectivity", "different codes have different bytes", _injective, "codes", "place", "shift"),
     _law("pack_size", "there are at least as many bits as codes need", _size, "codes"),
     *purity_laws("packing", ("codes",)),
 )

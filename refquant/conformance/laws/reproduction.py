@@ -67,12 +67,7 @@ def _traits(spec: QuantSpec | None, traits: Traits | None) -> Traits:
 
 def snippet(law: Law, subject: Subject, example: Mapping[str, Any]) -> str:
     """Python code that calls :func:`replay` on an example, for a function called ``f`` (and its partner ``also``)."""
-    lines = [
-        "import numpy as np",
-        "from refquant.conformance.laws import Traits, replay",
-        "from refquant.core import QuantSpec, Tiling",
-        "",
-    ]
+    lines = [*IMPORTS, ""]
     if any(isinstance(part, np.ndarray) and part.dtype.name == "bfloat16" for part in example.values()):
         lines.insert(1, "import ml_dtypes")
     lines += ["replay(", f"    {law.kind!r},", f"    {law.name!r},", "    f,", "    {"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal
 
-import hypothesis.extra.numpy as hnp
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from refquant.numerics.arrays import Array
 from refquant.numerics.casting import float_dtype
 
 DTYPES = ("float32", "float64", "float16")
-PATTERNS = ("plain", "ties", "constant_row", "equal_rows", "outlier", "one_signed")
+PATTERNS = ("plain", "ties", "constant_row", "equal_rows", "outlier", "one_signed", "arbitrary")
+_NO_OVERFLOW = float(np.ldexp(1.0, 126))  # rounding to bfloat16 cannot carry it past the largest number
 _WIDTHS: dict[int, Literal[16, 32, 64]] = {2: 16, 4: 32, 8: 64}
 TIE_MAXIMA = (7.0, 15.0, 1.0, 3.0, 127.0, 255.0)  # with such a maximum the step of some usual grid is 1, and halves are ties
 
@@ -41,12 +43,21 @@ def numbers(dtype: str = "float64", *, nasty: bool = True) -> st.SearchStrategy[
     >>> find(numbers(), lambda v: v > 1.2)
     2.0
     """
+    table = st.sampled_from(_table(dtype, nasty))
+    return st.one_of(table, _any_finite(float_dtype(dtype))) if nasty else table
+
+
+@cache
+def _table(dtype: str, nasty: bool) -> tuple[float, ...]:
+    """What elements are sampled from, the most readable first: one cheap draw an element, and lower places are simpler numbers."""
     kind = float_dtype(dtype)
-    integers, halves = st.integers(-8, 8).map(float), st.integers(-31, 31).map(lambda n: n / 2)
-    eighths = st.integers(-2048, 2048).map(lambda n: n / 8)  # at most 12 bits: exact in every dtype but bfloat16
-    if not nasty:
-        return st.one_of(integers, halves, eighths.map(lambda v: _stored(v, kind)))
-    return st.one_of(integers, halves, eighths.map(lambda v: _stored(v, kind)), st.sampled_from(_pool(kind)), _any_finite(kind))
+    integers = [float(n) for n in range(9)]
+    halves = [n / 2 for n in range(1, 32) if n % 2]
+    eighths = [n / 8 for n in (*range(1, 32), *range(35, 128, 13))]
+    large = [15.0, 16.0, 31.0, 64.0, 100.125, 127.0, 127.5, 128.0, 255.0, 256.0]
+    kept = [_stored(sign * value, kind) for value in (*integers, *halves, *eighths, *large) for sign in (1.0, -1.0)]
+    found = [*(value + 0.0 for value in kept), *(_pool(kind) if nasty else [])]  # adding +0 makes a +0 of -0: only the pool has that
+    return tuple({(value, math.copysign(1.0, value)): value for value in found}.values())
 
 
 def _stored(value: float, dtype: np.dtype[Any]) -> float:
@@ -57,13 +68,13 @@ def _pool(dtype: np.dtype[Any]) -> list[float]:
     """Numbers with a history of going wrong."""
     limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     tiny, normal, largest = float(limits.smallest_subnormal), float(limits.smallest_normal), float(limits.max)
-    magnitudes = (0.0, tiny, 3 * tiny, 20 * tiny, normal, 0.1, 0.3, 1e-5, 6e-5, 1e4, 0.49999997, 127.5, 128.0, largest / 4, largest)
+    magnitudes = (0.0, tiny, 3 * tiny, 20 * tiny, normal, 0.1, 0.3, 1e-5, 6e-5, 1e4, 0.49999997, largest / 4, largest)
     return [_stored(sign * magnitude, dtype) for magnitude in magnitudes for sign in (-1.0, 1.0)]
 
 
 def _any_finite(dtype: np.dtype[Any]) -> st.SearchStrategy[float]:
     if dtype.itemsize == 2 and dtype != np.float16:  # bfloat16 has no hypothesis width: round float32 numbers that cannot overflow
-        return st.floats(-(2.0**126), 2.0**126, width=32).map(lambda v: _stored(v, dtype))
+        return st.floats(-_NO_OVERFLOW, _NO_OVERFLOW, width=32).map(lambda v: _stored(v, dtype))
     return st.floats(allow_nan=False, allow_infinity=False, width=_WIDTHS[dtype.itemsize])
 
 
@@ -93,7 +104,8 @@ def weights(
         As in :func:`numbers`; the pattern ``outlier`` is then also larger.
     patterns : sequence of str
         What is done to a matrix of independent numbers: nothing (``plain``); a row of halves whose maximum makes the step of a usual
-        grid 1 (``ties``); a row of one number; two rows alike; one number far above the others; a row without negative numbers.
+        grid 1 (``ties``); a row of one number; two rows alike; one number far above the others; a row without negative numbers; some
+        numbers from anywhere (``arbitrary``, if `nasty`).
 
     Raises
     ------
@@ -110,19 +122,18 @@ def weights(
     if unknown or not patterns:
         raise UsageError(f"patterns of weights are {', '.join(PATTERNS)}; found {', '.join(unknown) or 'none'}")
     name = draw(st.sampled_from(list(dtypes)))
-    least = 0 if empty else 1
-    extent = shape or (draw(_length(least, max_rows)), draw(_length(least, max_columns)))
-    elements = numbers(name, nasty=nasty)
-    values = draw(hnp.arrays(np.float64, extent, elements=elements))
+    rows, columns = shape or (None, draw(st.integers(1, max_columns)))
+    elements = st.sampled_from(_table(name, nasty))
+    row = st.tuples(*[elements] * columns)
+    drawn = draw(st.lists(row, min_size=1 if rows is None else rows, max_size=max_rows if rows is None else rows))
+    values = np.array(drawn, dtype=np.float64).reshape(len(drawn), columns)
     if values.size:
-        _impose(draw, values, draw(st.sampled_from(list(patterns))), elements, 3e4 if nasty else 256.0)
+        known = [p for p in patterns if nasty or p != "arbitrary"] or ["plain"]
+        _impose(draw, values, draw(st.sampled_from(known)), numbers(name, nasty=nasty), 3e4 if nasty else 256.0)
+    if empty and shape is None:  # the last thing that is drawn, or the smallest counterexample would too often be an empty one
+        kept = draw(st.sampled_from(["all"] * 10 + ["no rows", "no columns"]))
+        values = values[: 0 if kept == "no rows" else None, : 0 if kept == "no columns" else None]
     return values.astype(float_dtype(name))
-
-
-def _length(least: int, most: int) -> st.SearchStrategy[int]:
-    """Lengths that shrink to 1: an empty array is rarely the clearest counterexample."""
-    ordinary = st.integers(max(least, 1), most)
-    return st.one_of(ordinary, st.just(0)) if least == 0 else ordinary
 
 
 def _impose(draw: st.DrawFn, values: Array, pattern: str, elements: st.SearchStrategy[float], outlier: float) -> None:
@@ -139,6 +150,9 @@ def _impose(draw: st.DrawFn, values: Array, pattern: str, elements: st.SearchStr
             values[row] = draw(elements)
         case "equal_rows":
             values[row] = values[draw(st.integers(0, len(values) - 1))]
+        case "arbitrary":
+            for column in draw(st.lists(st.integers(0, values.shape[1] - 1), min_size=1, max_size=3)):
+                values[row, column] = draw(elements)
         case "outlier":
             values[row, draw(st.integers(0, values.shape[1] - 1))] = draw(st.sampled_from([outlier, -outlier]))
         case "one_signed":
@@ -176,7 +190,8 @@ def activations(
     """
     name = draw(st.sampled_from(list(dtypes)))
     tokens, features = shape or (draw(st.integers(1, max_tokens)), draw(st.integers(1, max_features)))
-    x = draw(hnp.arrays(np.float64, (tokens, features), elements=st.one_of(st.integers(-4, 4).map(float), numbers(name, nasty=False))))
+    row = st.tuples(*[numbers(name, nasty=False)] * features)
+    x = np.array(draw(st.tuples(*[row] * tokens)), dtype=np.float64).reshape(tokens, features)
     if x.size:
         channels = draw(st.lists(st.integers(0, features - 1), max_size=2, unique=True))
         x[:, channels] *= draw(st.sampled_from(list(factors)))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from refquant.errors import UsageError
 from refquant.numerics.arrays import Array, BoolArray, Float64Array
 
+CERTAIN = float(np.nextafter(1.0, 0.0))
 PATTERNS = ("response", "blocks", "scattered", "all", "none")
 
 
@@ -81,9 +82,8 @@ def confidences(draw: st.DrawFn, masked: Array | int) -> Float64Array:
     array([1., 1.])
     """
     where = np.ones(masked, dtype=bool) if isinstance(masked, int) else np.asarray(masked)
-    certain = 1 - 2.0**-53
     elements = st.one_of(
-        st.sampled_from([0.0, 1.0, 0.5, 0.25]), st.sampled_from([certain, 2.0**-1074, 0.5 + 2.0**-53]), st.floats(0.0, 1.0)
+        st.sampled_from([0.0, 1.0, 0.5, 0.25]), st.sampled_from([CERTAIN, 5e-324, 0.5000000000000001]), st.floats(0.0, 1.0)
     )
     values: Float64Array = draw(hnp.arrays(np.float64, where.shape, elements=elements))
-    return np.where(where, values, draw(st.sampled_from([1.0, certain]))) if draw(st.booleans()) else values
+    return np.where(where, values, draw(st.sampled_from([1.0, CERTAIN]))) if draw(st.booleans()) else values

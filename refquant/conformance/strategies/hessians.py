@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hypothesis.extra.numpy as hnp
 import numpy as np
 from hypothesis import strategies as st
 
@@ -32,7 +31,8 @@ def hessians(
     dead : bool
         Some features have been 0 in every token: their row and column are 0.
     singular : bool
-        Some have fewer tokens than features, equal features, or none at all; without it every one is positive definite.
+        Some have fewer tokens than features, equal features, or nothing but zeros. Without it and without `dead` every one is positive
+        definite, some barely.
     spread : int
         Features are scaled by ``2**-spread`` to ``2**spread``: the condition number grows by up to ``2**(4 spread)``.
 
@@ -44,15 +44,19 @@ def hessians(
            [1., 2.]])
     """
     n = draw(st.integers(1, max_size)) if size is None else size
-    tokens = draw(st.integers(0, n + 2))
-    x = draw(hnp.arrays(np.float64, (tokens, n), elements=st.integers(-3, 3).map(float)))
-    if dead and n and draw(st.booleans()):
+    near = float(np.ldexp(1.0, -30))  # near singular, and still exact beside sums of squares of x
+    kinds = ["definite", "near_singular", *(["dead"] if dead else []), *(["singular"] if singular else [])]
+    kind = draw(st.sampled_from(kinds))
+    ridge = {"definite": 1.0, "near_singular": near}.get(kind, 0.0)
+    token = st.tuples(*[st.sampled_from((0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0))] * n)
+    drawn = draw(st.lists(token, min_size=0 if kind == "definite" else 1, max_size=min(n + 1, 5)))
+    tokens = len(drawn)
+    x = np.array(drawn, dtype=np.float64).reshape(tokens, n)
+    if kind in ("near_singular", "singular") and n > 1 and draw(st.booleans()):
+        x[:, -1] = x[:, 0]  # two features that nobody can tell apart
+    if kind == "dead":
         x[:, draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=n, unique=True))] = 0
-        ridges = [0.0]
-    else:
-        ridges = [1.0, 2.0**-10, 2.0**-30, *([0.0] if singular else [])]  # 2^-30: near singular, and still exact beside 9 (n + 2)
-    ridge = draw(st.sampled_from(ridges))
-    exponents = draw(hnp.arrays(np.int64, n, elements=st.integers(-spread, spread), fill=st.just(0)))
-    factor = np.ldexp(1.0, exponents)
-    gram = FAST.gram(x) if tokens else np.zeros((n, n))  # sums of at most n + 2 integers below 10: exact in any order
+    exponents = draw(st.tuples(*[st.integers(-spread, spread)] * n)) if draw(st.booleans()) else (0,) * n
+    factor = np.ldexp(1.0, np.array(exponents, dtype=np.int64))
+    gram = FAST.gram(x) if tokens else np.zeros((n, n))  # sums of a few integers below 10: exact in any order
     return np.asarray((gram + ridge * np.eye(n)) * factor[:, None] * factor)
