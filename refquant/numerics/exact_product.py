@@ -95,14 +95,10 @@ def _run(a: Array, b: Array, e: IntArray, f: IntArray, width: int, slices: int) 
     blocks = [slice(i * inner, (i + 1) * inner) for i in range(slices)]
     peel(a, e, width, [left[..., block] for block in blocks])
     peel(b, f, width, [right[..., block, :] for block in reversed(blocks)])
-    total: Float64Array | None = None
-    for d in reversed(range(slices)):
-        term = np.matmul(left[..., : (d + 1) * inner], right[..., (slices - 1 - d) * inner :, :])  # exact
-        if total is not None:
-            total *= 0.5**width
-            term += total
-        total = term
-    assert total is not None  # noqa: S101  (there is at least one slice)
+    total = np.asarray(np.matmul(left, right))  # P_k-1, exact as all that follow
+    for d in reversed(range(slices - 1)):
+        total *= 0.5**width
+        total += np.matmul(left[..., : (d + 1) * inner], right[..., (slices - 1 - d) * inner :, :])
     return total
 
 

@@ -80,6 +80,13 @@ def test_partial_sums_of_slices_stay_below_2_to_the_53_and_one_bit_more_would_no
         assert terms * 2 ** width_of_sums(terms) <= 2**53 < terms * 2 ** (width_of_sums(terms) + 1)
 
 
+def test_slices_never_have_fewer_than_21_bits() -> None:
+    """Odd numbers of 42 bits, which two slices hold and two shorter ones would not, however long the inner axis."""
+    for inner in (1, 1000, RUN, RUN + 1, 2 * RUN, 2 * RUN + 5):
+        a = np.random.Generator(np.random.PCG64(inner)).integers(2**41, 2**42, (1, inner)) | 1
+        assert product(a.astype(np.float64), np.ones((inner, 1)), 2)[0, 0] == sum(a[0].tolist())
+
+
 @given(
     values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6),
     width=st.integers(2, 30),
