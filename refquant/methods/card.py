@@ -37,6 +37,8 @@ class Card:
     cost : str
     oracle : str
         What the results are held against.
+    laws : tuple of str
+        Names of the laws (:mod:`refquant.conformance.laws`) that a test holds it to; which kind of function it is, is known there.
     """
 
     name: str
@@ -49,3 +51,4 @@ class Card:
     lane: str
     cost: str
     oracle: str
+    laws: tuple[str, ...] = ()

@@ -46,6 +46,7 @@ def card_lines(card: Card) -> Iterable[str]:
     yield from _part("Arithmetic lane", [card.lane])
     yield from _part("Cost", [card.cost])
     yield from _part("Held against", [card.oracle])
+    yield from _part("Laws", [", ".join(card.laws)] if card.laws else [])
 
 
 def _part(heading: str, entries: Iterable[str]) -> Iterable[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from refquant.conformance.laws.law import Subject, UnreadableAnswerError, broken
-from refquant.core import Tiling
+from refquant.core import QuantSpec, Tiling
+from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array, Float64Array
 from refquant.numerics.casting import as_float64
 
@@ -83,7 +84,9 @@ def _is_array(found: object) -> bool:
 def _read_object(found: Any, tiling: Tiling | None) -> Answer:
     values = as_float64(found.dequantize())
     codes, scale, zero = (getattr(found, name, None) for name in ("codes", "scale", "zero"))
-    if codes is None or scale is None or getattr(found, "permutation", None) is not None:
+    spec = getattr(found, "spec", None)
+    other_codes = isinstance(spec, QuantSpec) and not isinstance(spec.format, IntFormat)  # numbers of members, not steps
+    if codes is None or scale is None or other_codes or getattr(found, "permutation", None) is not None:
         return Answer(values=values)
     parts = _read_parts(np.asarray(codes), scale, zero, tiling)
     return Answer(values=values, codes=parts.codes, scale=parts.scale, zero=parts.zero)

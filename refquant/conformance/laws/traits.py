@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from refquant.core import QuantSpec, Tiling
-from refquant.numerics.rounding import Rounding
+from refquant.formats import IntFormat
 
 Promise = bool | str | None
 NanRule = Literal["raise", "zero", "propagate"]
 InfinityRule = Literal["raise", "saturate", "propagate"]
-NEAREST = (Rounding.HALF_EVEN, Rounding.HALF_AWAY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +72,14 @@ class Traits:
     def of(cls, spec: QuantSpec) -> Traits:
         """Promises of rounding to nearest by `spec`, with reasons where a scheme or policy breaks one (see docs/degenerate.md)."""
         saturates: Promise = True if spec.overflow == "saturate" else f"overflow={spec.overflow!r} does not saturate"
-        to_nearest: Promise = True if spec.rounding in NEAREST else f"rounding {spec.rounding.value} is not to nearest"
+        to_nearest: Promise = True if str(spec.rounding).startswith("half_") else f"rounding {spec.rounding} is not to nearest"
+        integers = spec.format if isinstance(spec.format, IntFormat) else None
         return cls(
             tiling=spec.tiling,
-            ends=(spec.format.lo, spec.format.hi),
+            ends=None if integers is None else (integers.lo, integers.hi),
             nearest=_both(saturates, to_nearest),
             monotone=saturates,
-            symmetric=_both(_both(saturates, to_nearest), _symmetric(spec)),
+            symmetric=_both(_both(saturates, to_nearest), _symmetric(spec, integers)),
             scalable=_scalable(spec),
             keeps_zero=_both(saturates, _keeps_zero(spec)),
             idempotent=_both(_both(saturates, to_nearest), _idempotent(spec)),
@@ -102,13 +102,15 @@ def _both(first: Promise, second: Promise) -> Promise:
     return first if first is not True else second
 
 
-def _symmetric(spec: QuantSpec) -> Promise:
+def _symmetric(spec: QuantSpec, integers: IntFormat | None) -> Promise:
     scheme = spec.scheme
     if scheme.zero == "midpoint":
         return f"codes of {scheme.name} lie off centre: 2^(b-1) below 0 and 2^(b-1) - 1 above"
     if scheme.zero != "none":
         return f"the zero point of {scheme.name} is rounded, and -x has another"
-    if not spec.format.narrow and (spec.scale_format in ("float16", "bfloat16") or spec.range_ratio < 1 or spec.clip_search is not None):
+    if integers is None:
+        return f"members of {spec.format.name} need not come in pairs of both signs"
+    if not integers.narrow and (spec.scale_format in ("float16", "bfloat16") or spec.range_ratio < 1 or spec.clip_search is not None):
         return "below -hi there is one more code, which clipped numbers and scales that were rounded down reach on one side alone"
     return True
 
