@@ -18,6 +18,7 @@ OPERATIONS: dict[str, str] = {
     "uniform.dequantize": f"{FOLDER}.uniform_dequantize:OPERATION",
     "grid.clip_search": f"{FOLDER}.clip_search:OPERATION",
     "activation.per_token": f"{FOLDER}.per_token:OPERATION",
+    "gptq.codes": f"{FOLDER}.gptq:OPERATION",
 }
 """``name -> "module:object"``; a test holds it against the folder."""
 

@@ -44,5 +44,10 @@ FLAGS: dict[str, Flag] = {
     "shared-range": Flag("one scale for several rows", "one scale for each row"),
     "clip-search": Flag("a shrunken range has the least error", "leaving out the search, or another exponent"),
     "search-tie": Flag("several shrinkages have the same error", "taking the last of equal errors instead of the first"),
+    "compensation": Flag("inputs that depend on each other: errors move to other columns", "leaving compensation out, or a wrong factor"),
+    "dead-column": Flag("an input that is always zero", "dividing by zero, or damping before the diagonal is set to 1"),
+    "rank-deficient": Flag("fewer tokens than inputs, or equal inputs: only damping makes the Hessian positive", "missing damping"),
+    "equal-diagonal": Flag("two inputs of the same size", "an unstable sort, which exchanges them"),
+    "act-order": Flag("columns are quantized by descending diagonal", "codes or grids in the wrong order of columns"),
 }
 """By name. A flag that no case carries is a finding of `refquant golden lint`."""

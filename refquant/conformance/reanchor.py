@@ -38,10 +38,14 @@ class Reanchored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A sweep with forced codes, everything in the original order of columns: values decided on, misses in steps, and the grid."""
+    """A sweep with forced codes.
+
+    `decided` and `beyond` (values decided on, and misses in steps) are in the original order of columns, `errors` in that of quantization.
+    """
 
     decided: Float64Array
     beyond: Float64Array
+    errors: Float64Array
     grid: Grid
 
 
@@ -89,16 +93,19 @@ def replay(
     >>> codes = trace.quantized.codes.copy()
     >>> float(replay(w, trace.factor, trace.order, codes, s, fit_grid(w, s)).beyond.max())
     0.0
+
+    With another first code, its own miss shows, and the second code, right before, is not the nearest any more:
+
     >>> codes[0, 0] -= 1
     >>> replay(w, trace.factor, trace.order, codes, s, fit_grid(w, s)).beyond.round(2).tolist()
-    [[0.4, 0.0, 0.0, 0.0]]
+    [[0.4, 0.12, 0.0, 0.0]]
     """
     codes = np.asarray(codes)
     if codes.shape != np.shape(weight) or np.shape(factor) != (codes.shape[1],) * 2:
         raise InputError(f"codes {codes.shape}, weight {np.shape(weight)} and factor {np.shape(factor)} do not belong together")
     grids = ColumnGrids(spec, codes.shape, np.asarray(order), fixed, arithmetic)
     running = np.ascontiguousarray(np.asarray(weight, dtype=np.float64)[:, order].T)
-    decided, beyond = np.zeros(codes.shape), np.zeros(codes.shape)
+    decided, beyond, errors = np.zeros(codes.shape), np.zeros(codes.shape), np.zeros(codes.shape)
     for i, column in enumerate(np.asarray(order).tolist()):
         scale, zero = grids.at(i, running)
         chosen = codes[:, column].astype(np.float64)
@@ -107,6 +114,6 @@ def replay(
         miss = np.abs(place - chosen) - 0.5
         saturated = ((chosen == spec.format.lo) & (place < chosen)) | ((chosen == spec.format.hi) & (place > chosen))
         decided[:, column], beyond[:, column] = running[i], np.where(saturated, 0.0, np.maximum(miss, 0.0))
-        errors = (running[i] - scale * (chosen - offset)) / factor[i, i]
-        running[i + 1 :] -= factor[i, i + 1 :, None] * errors
-    return Replay(decided=decided, beyond=beyond, grid=grids.grid)
+        errors[:, i] = (running[i] - scale * (chosen - offset)) / factor[i, i]
+        running[i + 1 :] -= factor[i, i + 1 :, None] * errors[:, i]
+    return Replay(decided=decided, beyond=beyond, errors=errors, grid=grids.grid)
