@@ -70,7 +70,7 @@ class BlockRotationRewriter(Rewriter):
         notes: dict[str, str | int | float] = {}
         for number, group in enumerate(groups):
             found = duquant(
-                through(online_transforms(view.linear(group[0])), rows[group[0]], m.arithmetic),
+                rows[group[0]],
                 np.random.default_rng([part.seed, view.index, number]),
                 block=part.block,
                 steps=part.steps,
@@ -85,11 +85,10 @@ class BlockRotationRewriter(Rewriter):
         return Rewrite(method="duquant", steps=tuple(steps), scores={} if head is None else {view.index: head}, notes=notes)
 
     def _rows(self, view: BlockView, names: list[str]) -> dict[str, Array]:
-        """What the searches look at, ``[tokens, features]`` by the first linear of a group."""
+        """What the searches look at, ``[tokens, features]`` by the first linear of a group: its input behind what is online already."""
         if self.part.tokens == "mean":
-            return _means(view, names)
-        rows = {name: x for name, (x, _) in view.rows(names).items()}
-        return {name: _loudest(x, self.part.search_tokens) for name, x in rows.items()}
+            return {name: through(online_transforms(view.linear(name)), x, view.m.arithmetic) for name, x in _means(view, names).items()}
+        return {name: _loudest(x, self.part.search_tokens) for name, (x, _) in view.rows(names).items()}
 
 
 def _means(view: BlockView, names: list[str]) -> dict[str, Array]:
