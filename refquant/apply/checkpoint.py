@@ -32,7 +32,7 @@ from refquant.numerics.arrays import Array
 from refquant.storage import Checkpoint, canonical_json, digest, new_directory, open_checkpoint, read_json, write_bytes, write_tensors
 
 KEPT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
-PARTS = ("codes", "scale", "zero", "perm")
+PARTS = ("codes", "scale", "scale_codes", "scale_outer", "scale_offset", "zero", "perm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,18 +233,12 @@ def _read_rewritten(entry: RewrittenEntry, tensors: dict[str, Array], where: Pat
 
 def _read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) -> QTensor:
     parts = {part: stored.read(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in stored.names}
-    missing = {"codes", "scale"} - set(parts)
+    missing = {"codes", "scale" if "scale_codes" not in parts else "scale_codes"} - set(parts)
     if missing:
         raise InputError(f"{stored.directory}: {name} lacks {', '.join(sorted(missing))}, which {where.name} promises")
     try:
-        weight = QTensor(
-            codes=parts["codes"],
-            scale=parts["scale"],
-            zero=parts.get("zero"),
-            spec=QuantSpec.from_json(entry.spec),
-            permutation=parts.get("perm"),
-            origin=Origin(method=entry.method, version=entry.version, parameters=entry.parameters),
-        )
+        origin = Origin(method=entry.method, version=entry.version, parameters=entry.parameters)
+        weight = QTensor.from_parts(parts, QuantSpec.from_json(entry.spec), origin)
     except InputError as error:
         raise InputError(f"{stored.directory}: {name} is damaged: {error}") from error
     check_digests(str(stored.directory), {name: weight.digest()}, {name: entry.digest})

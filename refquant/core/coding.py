@@ -8,9 +8,11 @@ from types import EllipsisType
 
 import numpy as np
 
+from refquant import formats
 from refquant.core.grid import Grid
 from refquant.core.spec import QuantSpec
 from refquant.errors import InputError, NumericalError, UsageError
+from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
 from refquant.numerics.rounding import Rounding, round_to_integer
@@ -50,6 +52,8 @@ def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     array([[0, 1, 1, 3]], dtype=uint8)
     """
     x = as_working(x)
+    if not isinstance(spec.format, IntFormat):
+        return encode_members(x, grid, spec)
     codes = np.empty(x.shape, dtype=spec.format.dtype)
     for rows, start, scale, zero in _slabs(grid, x.shape, spec, x.dtype):
         codes[rows] = real_codes(x[rows], scale, zero, spec, first_row=start)
@@ -71,7 +75,7 @@ def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floatin
     Returns
     -------
     ndarray of `dtype`, the shape of `codes`
-        Zeros are positive: a code has no sign of zero.
+        Zeros are positive where a code has no sign of zero; formats with a code for -0 keep it.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floatin
         raise UsageError(f"codes decode to float32 or float64, not {working}; cast the result")
     values = np.empty(codes.shape, dtype=working)
     for rows, start, scale, zero in _slabs(grid, codes.shape, spec, working):
-        values[rows] = _decode(codes[rows].astype(working), scale, zero, start)
+        steps = codes[rows].astype(working) if isinstance(spec.format, IntFormat) else formats.decode(codes[rows], spec.format, working)
+        values[rows] = _decode(steps, scale, zero, start)
     return values
 
 
@@ -121,6 +126,8 @@ def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     array([[-1.,  0.,  0.,  2.]])
     """
     x = as_working(x)
+    if not isinstance(spec.format, IntFormat):
+        return decode(encode_members(x, grid, spec), grid, spec, x.dtype)
     values = np.empty(x.shape, dtype=x.dtype)
     for rows, start, scale, zero in _slabs(grid, x.shape, spec, x.dtype):
         values[rows] = _decode(real_codes(x[rows], scale, zero, spec, first_row=start), scale, zero, start)
@@ -145,11 +152,45 @@ def _slabs(
 
 
 def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec, *, first_row: int = 0) -> Array:
-    """Codes as floats: `x`, `scale` and `zero` broadcast against each other, all in one floating dtype.
+    """Codes as floats (members, for formats other than integers): `x`, `scale` and `zero` broadcast, all in one floating dtype.
 
     The single place where a number meets its grid. NaN is replaced or refused first, the division (or, if the scheme says so, the
     product with the rounded reciprocal) rounds once, then comes the named rounding, the zero point, and the overflow policy, which
     always acts before any cast. Code 0 is always +0. The arguments are not written to. `first_row` is added to indices in messages.
+
+    Raises
+    ------
+    InputError, NumericalError
+        As :func:`encode`.
+    """
+    if not isinstance(spec.format, IntFormat):
+        return formats.decode(member_codes(x, scale, spec, first_row=first_row), spec.format, x.dtype)
+    missing = np.isnan(x)
+    if missing.any():
+        if spec.nan == "raise":
+            raise InputError(f"NaN at index {_first(missing, first_row)}; quantize finite numbers, or choose nan='zero'")
+        x = np.where(missing, x.dtype.type(0), x)
+    with np.errstate(over="ignore", under="ignore"):  # a huge value over a tiny scale may become infinite, and then saturates
+        steps = np.asarray(x * _reciprocal(scale) if spec.scheme.reciprocal else x / scale)
+    if zero is not None and spec.scheme.zero == "real":
+        steps = steps + zero
+        zero = None
+    codes = round_to_integer(steps, Rounding(spec.rounding))
+    codes += codes.dtype.type(0) if zero is None else zero  # adding +0 makes a +0 of -0
+    return _apply_overflow(codes, spec, first_row)
+
+
+def encode_members(x: Array, grid: Grid, spec: QuantSpec) -> Array:
+    """Codes of a format other than integers, slab by slab; parameters and errors as :func:`encode`, `x` float32 or float64."""
+    factors = grid if grid.multiplier is None else Grid(scale=grid.multiplier, zero=None)
+    codes = np.empty(x.shape, dtype=spec.format.dtype)
+    for rows, start, factor, _ in _slabs(factors, x.shape, spec, x.dtype):
+        codes[rows] = member_codes(x[rows], factor, spec, first_row=start, multiply=grid.multiplier is not None)
+    return codes
+
+
+def member_codes(x: Array, scale: Array, spec: QuantSpec, *, first_row: int = 0, multiply: bool = False) -> Array:
+    """Codes of a floating-point format or codebook: `x` is divided by `scale` (or multiplied), rounded once, then coded.
 
     Raises
     ------
@@ -161,14 +202,9 @@ def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec, *, f
         if spec.nan == "raise":
             raise InputError(f"NaN at index {_first(missing, first_row)}; quantize finite numbers, or choose nan='zero'")
         x = np.where(missing, x.dtype.type(0), x)
-    with np.errstate(over="ignore", under="ignore"):  # a huge value over a tiny scale may become infinite, and then saturates
-        steps = np.asarray(x * _reciprocal(scale) if spec.scheme.reciprocal else x / scale)
-    if zero is not None and spec.scheme.zero == "real":
-        steps = steps + zero
-        zero = None
-    codes = round_to_integer(steps, spec.rounding)
-    codes += codes.dtype.type(0) if zero is None else zero  # adding +0 makes a +0 of -0
-    return _apply_overflow(codes, spec, first_row)
+    with np.errstate(over="ignore", under="ignore"):
+        steps = x * scale if multiply else x * _reciprocal(scale) if spec.scheme.reciprocal else x / scale
+    return formats.encode(np.asarray(steps), spec.format, spec.rounding, overflow="raise" if spec.overflow == "raise" else "saturate")
 
 
 def _reciprocal(scale: Array) -> Array:
@@ -180,7 +216,7 @@ def _reciprocal(scale: Array) -> Array:
 
 
 def _apply_overflow(codes: Array, spec: QuantSpec, first_row: int) -> Array:
-    lo, hi = spec.format.lo, spec.format.hi
+    lo, hi = spec.integers.lo, spec.integers.hi
     if spec.overflow == "saturate":
         return np.clip(codes, lo, hi, out=codes)
     outside = (codes < lo) | (codes > hi)
@@ -223,7 +259,7 @@ def decision_margins(x: Array, codes: Array, scale: Array, zero: Array | None, s
     x : float64 ndarray
         The values that were coded.
     codes : ndarray
-        What they were coded as (integers, or floats that are integers).
+        What they were coded as (integers, or floats that are integers; members, for other formats).
     scale, zero : ndarray
         Broadcastable to `x`.
     spec : QuantSpec
@@ -240,15 +276,27 @@ def decision_margins(x: Array, codes: Array, scale: Array, zero: Array | None, s
     >>> decision_margins(np.array([0.4, 9.0]), np.array([0.0, 3.0]), np.array(1.0), np.array(0.0), spec("int2"))
     array([0.1, 6.5])
     """
+    if not isinstance(spec.format, IntFormat):
+        return _member_margins(x, codes, scale, spec.format, spec)
     offset = 0 if zero is None or spec.scheme.zero == "real" else zero
     steps = np.asarray(codes, dtype=np.float64) - offset  # the integers that were rounded to
     with np.errstate(over="ignore", under="ignore"):
         place = np.asarray(x / scale + (zero if zero is not None and spec.scheme.zero == "real" else 0), dtype=np.float64)
     below: Array | float
     above: Array | float
-    below = above = {Rounding.FLOOR: 0.5, Rounding.CEIL: -0.5}.get(spec.rounding, 0.0)
+    below = above = {Rounding.FLOOR: 0.5, Rounding.CEIL: -0.5}.get(Rounding(spec.rounding), 0.0)
     if spec.rounding == Rounding.TRUNC_HALF:  # 0 takes -1.5 .. 0.5, and negative integers lie below them by one
         below, above = np.where(steps <= 0, -1.0, 0.0), np.where(steps < 0, -1.0, 0.0)
-    lower = np.where(codes > spec.format.lo, place - (steps + below - 0.5), np.inf)
-    upper = np.where(codes < spec.format.hi, (steps + above + 0.5) - place, np.inf)
+    lower = np.where(codes > spec.integers.lo, place - (steps + below - 0.5), np.inf)
+    upper = np.where(codes < spec.integers.hi, (steps + above + 0.5) - place, np.inf)
     return np.asarray(np.maximum(np.minimum(lower, upper), 0.0))
+
+
+def _member_margins(x: Array, members: Array, scale: Array, fmt: formats.Format, spec: QuantSpec) -> Array:
+    """Margins where the distance between members differs from place to place."""
+    inner = formats.thresholds_of(fmt, formats.rounding_for(fmt, spec.rounding), np.dtype(np.float64)).inner
+    ends = np.concatenate([[-np.inf], inner, [np.inf]])
+    index = np.searchsorted(formats.members_of(fmt).values, np.asarray(members, dtype=np.float64) + 0.0)
+    with np.errstate(over="ignore", under="ignore"):
+        place = np.asarray(x / scale, dtype=np.float64)
+    return np.asarray(np.maximum(np.minimum(place - ends[index], ends[index + 1] - place), 0.0))

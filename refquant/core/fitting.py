@@ -8,6 +8,7 @@ import numpy as np
 
 from refquant.core.coding import real_codes
 from refquant.core.grid import RANGE_FLOOR, Grid, grid_from_range
+from refquant.core.nested_fitting import coded_grid
 from refquant.core.scheme import Scheme
 from refquant.core.spec import ClipSearch, QuantSpec
 from refquant.errors import InputError
@@ -29,7 +30,7 @@ def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
     x : ndarray of float16, bfloat16, float32 or float64
     spec : QuantSpec
     arithmetic : Arithmetic
-        Used by the clip search only, for its error sums and powers.
+        Used by the clip search, for its error sums and powers, and for the mean that double quantization takes off.
 
     Returns
     -------
@@ -52,6 +53,8 @@ def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
     """
     x = as_working(x)
     lo, hi = tile_ranges(x, spec)
+    if spec.scales is not None:
+        return coded_grid(hi, spec, spec.scales, arithmetic)
     if spec.clip_search is None:
         return grid_from_range(lo, hi, spec)
     return _search_clip(x, lo, hi, spec, spec.clip_search, arithmetic)

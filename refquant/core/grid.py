@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refquant.core.scales import CodedScales
 from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, NumericalError
@@ -26,9 +27,14 @@ class Grid:
     Parameters
     ----------
     scale : ndarray of float16, bfloat16, float32 or float64, positive and finite
+        What codes are multiplied by. Stored scales that elements were not divided by (see `multiplier`) may have any sign.
     zero : ndarray of the same shape, or None
         In units of codes: integers (any integer dtype) of magnitude at most 2^23, so that float32 holds them and their differences with
         codes, or, for real zero points, finite floats.
+    coded : CodedScales, optional
+        The scales as codes of their own format; `scale` is what they decode to.
+    multiplier : ndarray of the same shape, optional
+        What numbers are multiplied by to become codes, where that is not a division by `scale`.
 
     Raises
     ------
@@ -38,13 +44,25 @@ class Grid:
 
     scale: Array
     zero: Array | None
+    coded: CodedScales | None = None
+    multiplier: Array | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", read_only(np.asarray(self.scale)))
         if self.scale.dtype not in FLOAT_DTYPES.values():
             raise InputError(f"a grid's scales have dtype {self.scale.dtype}; allowed are {', '.join(FLOAT_DTYPES)}")
         values = as_float64(self.scale)
-        _refuse(~(np.isfinite(values) & (values > 0)), values, "a grid's scales are positive and finite")
+        if self.multiplier is None:
+            _refuse(~(np.isfinite(values) & (values > 0)), values, "a grid's scales are positive and finite")
+        else:
+            object.__setattr__(self, "multiplier", read_only(np.asarray(self.multiplier)))
+            _refuse(~np.isfinite(values), values, "a grid's scales are finite")
+            if self.multiplier.shape != self.scale.shape or not np.isfinite(as_float64(self.multiplier)).all():
+                raise NumericalError(
+                    "a scale is so small that its reciprocal overflows; choose a format that divides, or rescale the tensor"
+                )
+        if self.coded is not None and self.coded.codes.shape != self.scale.shape:
+            raise InputError(f"a grid's coded scales have the scales' shape {self.scale.shape}, not {self.coded.codes.shape}")
         if self.zero is not None:
             object.__setattr__(self, "zero", read_only(np.asarray(self.zero)))
             if self.zero.shape != self.scale.shape:
@@ -78,7 +96,7 @@ class Grid:
         """Scale and zero, one number a tile, in the floating dtype that is computed in; raises NumericalError like :meth:`expanded`."""
         with np.errstate(over="ignore", under="ignore"):
             working = self.scale.astype(dtype)
-        lost = ~np.isfinite(working) | (working == 0)
+        lost = ~np.isfinite(working) | ((working == 0) & (self.scale != 0))
         if lost.any():
             tile = _first(lost)
             raise NumericalError(f"scale {self.scale[tile]} of tile {tile} does not fit {np.dtype(dtype).name}; compute in float64")
@@ -115,29 +133,29 @@ def grid_from_range(lo: Array, hi: Array, spec: QuantSpec) -> Grid:
     if scheme.zero == "none":
         return Grid(scale=scale, zero=None)
     if scheme.zero == "midpoint":
-        middle = 1 << (spec.format.bits - 1)
-        return Grid(scale=scale, zero=np.full(scale.shape, middle, dtype=spec.format.dtype))
+        middle = 1 << (spec.integers.bits - 1)
+        return Grid(scale=scale, zero=np.full(scale.shape, middle, dtype=spec.integers.dtype))
     with np.errstate(over="ignore", under="ignore"):
         offset = -lo / scale.astype(working)
     if scheme.zero == "real":
         if not np.isfinite(offset).all():
             tile = _first(~np.isfinite(offset))
             raise NumericalError(f"the zero point {float(lo[tile]):g} / {float(scale[tile]):g} of tile {tile} overflows {working.name}")
-        return Grid(scale=scale, zero=offset + spec.format.lo)
+        return Grid(scale=scale, zero=offset + spec.integers.lo)
     if scheme.zero == "integer_wide":
         limit = working.type(WIDE_ZERO_LIMIT)
         return Grid(scale=scale, zero=round_to_integer(np.clip(offset, -limit, limit)).astype(np.int16))
     # A range that holds 0 puts the zero point inside the codes by itself, unless the scale was rounded down coarsely: to its stored
     # format, or among subnormal numbers.
-    zero = np.clip(round_to_integer(offset) + spec.format.lo, spec.format.lo, spec.format.hi)
-    return Grid(scale=scale, zero=zero.astype(spec.format.dtype))
+    zero = np.clip(round_to_integer(offset) + spec.integers.lo, spec.integers.lo, spec.integers.hi)
+    return Grid(scale=scale, zero=zero.astype(spec.integers.dtype))
 
 
 def _raw_scale(lo: Array, hi: Array, spec: QuantSpec) -> Array:
     """The scheme's scale before it is rounded to its stored format; 0 only by underflow."""
     scheme, working = spec.scheme, lo.dtype
     with np.errstate(over="ignore"):
-        span = hi if scheme.steps == "half_levels" else hi - lo
+        span = hi if scheme.steps != "levels" else hi - lo
     if not np.isfinite(span).all():
         tile = _first(~np.isfinite(span))
         raise NumericalError(

@@ -14,8 +14,10 @@ import numpy as np
 
 from refquant.core.coding import decode
 from refquant.core.grid import Grid
+from refquant.core.scales import CodedScales
 from refquant.core.spec import QuantSpec
 from refquant.errors import InputError
+from refquant.formats import require_codes
 from refquant.numerics.arrays import Array, read_only
 
 Parameter = str | int | float | bool | None
@@ -66,6 +68,8 @@ class QTensor:
         Order in which the columns were quantized, where tiles are runs of *that* order (GPTQ with activation order and dynamic groups):
         column ``permutation[j]`` lies in tile ``j // group_size``. Kept as int64.
     origin : Origin
+    coded : CodedScales, optional
+        The scales as they are stored, where the spec nests; `scale` is then what they decode to.
 
     Raises
     ------
@@ -89,19 +93,20 @@ class QTensor:
     spec: QuantSpec
     permutation: Array | None = None
     origin: Origin = field(default=Origin(method="unknown"))
+    coded: CodedScales | None = None
 
     def __post_init__(self) -> None:
         codes, fmt = np.asarray(self.codes), self.spec.format
         if codes.dtype != fmt.dtype:
             raise InputError(f"codes of {fmt.name} are {fmt.dtype}, not {codes.dtype}")
-        if codes.size and not (fmt.lo <= int(codes.min()) and int(codes.max()) <= fmt.hi):
-            raise InputError(f"codes of {fmt.name} lie in {fmt.lo}..{fmt.hi}; found {int(codes.min())}..{int(codes.max())}")
+        require_codes(codes, fmt)
         expected = self.spec.tiling.grid_shape(codes.shape)
         if np.shape(self.scale) != expected:
             raise InputError(f"codes of shape {codes.shape} need scales of shape {expected}, not {np.shape(self.scale)}")
         if (self.zero is None) != (self.spec.scheme.zero == "none"):
             raise InputError(f"scheme {self.spec.scheme.name} has {'no' if self.zero is not None else 'a'} zero point")
-        grid = Grid(scale=self.scale, zero=self.zero)
+        self._check_coded()
+        grid = self.grid
         allowed = (self.spec.scale_format,) if self.spec.scale_format else ("float32", "float64")
         if grid.scale.dtype.name not in allowed:
             raise InputError(f"the spec keeps scales as {' or '.join(allowed)}, not {grid.scale.dtype.name}")
@@ -116,6 +121,41 @@ class QTensor:
                 raise InputError(f"permutation is not an ordering of {columns} columns")
             object.__setattr__(self, "permutation", read_only(order.astype(np.int64)))
 
+    def _check_coded(self) -> None:
+        """Coded scales and spec agree, and `scale` is what the codes stand for."""
+        if (self.coded is None) != (self.spec.scales is None):
+            raise InputError(f"the spec has {'no' if self.spec.scales is None else 'a'} nested spec of scales; the tensor does not fit it")
+        if self.coded is not None and self.spec.scales is not None:
+            decoded = self.coded.decoded(self.spec.scales)
+            if decoded.tobytes() != np.asarray(self.scale).tobytes():
+                raise InputError("the scales are not what their codes stand for")
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Array], spec: QuantSpec, origin: Origin) -> QTensor:
+        """Put together what :meth:`parts` took apart.
+
+        Raises
+        ------
+        InputError
+            If a part is missing or does not fit.
+        """
+        wanted = {"codes", "scale" if spec.scales is None else "scale_codes"}
+        if wanted - set(parts):
+            raise InputError(f"a quantized tensor lacks {', '.join(sorted(wanted - set(parts)))}")
+        coded = None
+        if spec.scales is not None:
+            coded = CodedScales(codes=parts["scale_codes"], outer=parts.get("scale_outer"), offset=parts.get("scale_offset"))
+        scale = parts["scale"] if coded is None or spec.scales is None else coded.decoded(spec.scales)
+        return cls(
+            codes=parts["codes"],
+            scale=scale,
+            zero=parts.get("zero"),
+            spec=spec,
+            permutation=parts.get("perm"),
+            origin=origin,
+            coded=coded,
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Logical shape."""
@@ -123,8 +163,9 @@ class QTensor:
 
     @property
     def grid(self) -> Grid:
-        """Scale and zero as one object."""
-        return Grid(scale=self.scale, zero=self.zero)
+        """Scale and zero as one object, as far as decoding needs them."""
+        raw = self.spec.scales is not None and self.spec.scales.coded_by == "raw"  # nobody divided by these scales: they may have any sign
+        return Grid(scale=self.scale, zero=self.zero, coded=self.coded, multiplier=np.ones(np.shape(self.scale)) if raw else None)
 
     def dequantize(self, dtype: np.dtype[np.floating] | None = None) -> Array:
         """Return ``scale * (code - zero)``.
@@ -146,19 +187,25 @@ class QTensor:
         return values
 
     def parts(self) -> dict[str, Array]:
-        """The arrays: ``codes``, ``scale``, and ``zero`` and ``perm`` where there are any."""
-        found = {"codes": self.codes, "scale": self.scale, "zero": self.zero, "perm": self.permutation}
-        return {name: array for name, array in found.items() if array is not None}
+        """The arrays: ``codes``, ``scale`` (or the parts of coded scales), and ``zero`` and ``perm`` where there are any."""
+        found = {"codes": self.codes, "scale": self.scale if self.coded is None else None, "zero": self.zero, "perm": self.permutation}
+        coded = {} if self.coded is None else self.coded.parts()
+        return {name: array for name, array in found.items() if array is not None} | coded
 
     @property
     def total_bits(self) -> int:
         """Bits of codes, scales, zero points and permutation, before any padding of a byte layout.
 
-        A scale counts as its dtype, an integer zero point as a code (16 bits where the scheme does not keep it inside the codes), a
-        constant zero point as nothing, an entry of a permutation as ``ceil(log2 columns)`` bits.
+        A scale counts as its dtype, or as its code and its share of outer scales; an integer zero point as a code (16 bits where the
+        scheme does not keep it inside the codes), a constant zero point as nothing, an entry of a permutation as ``ceil(log2 columns)``
+        bits.
         """
         tiles = self.scale.size
-        bits = self.codes.size * self.spec.format.bits + tiles * self.scale.dtype.itemsize * 8
+        bits = self.codes.size * self.spec.format.bits
+        if self.coded is not None and self.spec.scales is not None:
+            bits += self.coded.bits(self.spec.scales)
+        else:
+            bits += tiles * self.scale.dtype.itemsize * 8
         if self.zero is not None and self.spec.scheme.zero != "midpoint":
             bits += tiles * (self.spec.format.bits if self.spec.scheme.zero == "integer" else self.zero.dtype.itemsize * 8)
         if self.permutation is not None:

@@ -29,7 +29,7 @@ from typing import Literal, get_args
 from refquant.errors import UsageError
 
 RangeRule = Literal["minmax", "minmax_with_zero", "absmax", "absmax_if_negative"]
-StepsRule = Literal["levels", "half_levels"]
+StepsRule = Literal["levels", "half_levels", "largest"]
 ZeroRule = Literal["none", "midpoint", "integer", "integer_wide", "real"]
 EmptyRule = Literal["unit_range", "floor", "unit_scale", "span_floor", "scale_limits"]
 
@@ -43,8 +43,8 @@ class Scheme:
     name : str
     range : {"minmax", "minmax_with_zero", "absmax", "absmax_if_negative"}
         Which interval the grid covers.
-    steps : {"levels", "half_levels"}
-        Divide the whole range by ``2^b - 1``, or its upper end by ``2^(b-1) - 1``.
+    steps : {"levels", "half_levels", "largest"}
+        Divide the whole range by ``2^b - 1``, or its upper end by ``2^(b-1) - 1``, or by the largest member of the format.
     zero : {"none", "midpoint", "integer", "integer_wide", "real"}
         No zero point; the constant ``2^(b-1)``; a rounded one clipped to the codes; a rounded one clipped to +-10^4 before rounding
         and not to the codes; an unrounded one.
@@ -80,8 +80,8 @@ class Scheme:
         flags = (self.signed, self.narrow, self.reciprocal)
         if not isinstance(self.name, str) or not all(isinstance(flag, bool) for flag in flags):
             raise UsageError(f"a scheme's name is a text, and signed, narrow and reciprocal are True or False; got {self}")
-        if self.steps == "half_levels" and self.range != "absmax":
-            raise UsageError(f"scheme {self.name}: steps 'half_levels' divide the upper end of an 'absmax' range, not of {self.range!r}")
+        if self.steps != "levels" and self.range != "absmax":
+            raise UsageError(f"scheme {self.name}: steps {self.steps!r} divide the upper end of an 'absmax' range, not of {self.range!r}")
         if self.narrow and not self.signed:
             raise UsageError(f"scheme {self.name}: narrow codes are signed")
         if self.range == "minmax" and self.empty in ("unit_range", "floor"):
@@ -104,6 +104,15 @@ SCHEMES: dict[str, Scheme] = {
     )
 }
 
+# Of floating-point formats and codebooks: the largest magnitude becomes the largest member, and a tile of zeros gets scale 1.
+MEMBER_SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(name="absmax", range="absmax", steps="largest", zero="none", empty="unit_scale", signed=True),
+        Scheme(name="absmax_reciprocal", range="absmax", steps="largest", zero="none", empty="unit_scale", signed=True, reciprocal=True),
+    )
+}
+
 
 def find_scheme(name: str) -> Scheme:
     """Look a scheme up by name.
@@ -118,6 +127,7 @@ def find_scheme(name: str) -> Scheme:
     >>> find_scheme("sym_gptq").zero
     'midpoint'
     """
-    if name not in SCHEMES:
-        raise UsageError(f"unknown scheme {name!r}; known are {', '.join(SCHEMES)}")
-    return SCHEMES[name]
+    known = SCHEMES | MEMBER_SCHEMES
+    if name not in known:
+        raise UsageError(f"unknown scheme {name!r}; known are {', '.join(known)}")
+    return known[name]

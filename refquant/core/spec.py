@@ -13,10 +13,13 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from refquant.core.block_formats import BLOCK_FORMATS, BlockFormat
+from refquant.core.scales import ScaleSpec
 from refquant.core.scheme import EmptyRule, Scheme, find_scheme
+from refquant.core.spec_trees import format_from_tree, format_tree, scales_from_tree, scales_tree
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, UsageError
-from refquant.formats import IntFormat, find_format
+from refquant.formats import Format, IntFormat, MemberRounding, find_format, rounding_for
 from refquant.numerics.casting import float_dtype
 from refquant.numerics.rounding import Rounding
 
@@ -73,8 +76,8 @@ class QuantSpec:
 
     Parameters
     ----------
-    format : IntFormat
-        The codes.
+    format : Format
+        The codes: integers, a floating-point format or a codebook.
     tiling : Tiling
         Which elements share a scale.
     scheme : Scheme
@@ -85,13 +88,16 @@ class QuantSpec:
         Search the range instead of taking it from the extremes.
     range_ratio : float
         Multiplies both ends of every range, in (0, 1].
-    rounding : Rounding
-        How ``x / scale`` becomes an integer. (Zero points always round half to even, as in every scheme's source.)
+    rounding : Rounding or MemberRounding
+        How ``x / scale`` becomes an integer, or a member of another format. (Zero points always round half to even, as in every scheme's
+        source.)
     overflow : {"saturate", "wrap", "raise"}
         What happens to codes outside the format. Infinities follow it too: they saturate, or raise under the other two. ``"wrap"``
-        counts modulo the number of members of the format.
+        counts modulo the number of members of an integer format.
     nan : {"raise", "zero"}
         NaN raises, or counts as the number zero everywhere, in the range and in the codes.
+    scales : ScaleSpec, optional
+        A nested spec: the scales are codes themselves. Without one they are numbers of `scale_format`.
 
     Raises
     ------
@@ -105,26 +111,25 @@ class QuantSpec:
     True
     """
 
-    format: IntFormat
+    format: Format
     tiling: Tiling
     scheme: Scheme
     scale_format: str | None = None
     clip_search: ClipSearch | None = None
     range_ratio: float = 1.0
-    rounding: Rounding = field(default=Rounding.HALF_EVEN)
+    rounding: Rounding | MemberRounding = field(default=Rounding.HALF_EVEN)
     overflow: Overflow = "saturate"
     nan: NanPolicy = "raise"
+    scales: ScaleSpec | None = None
 
     def __post_init__(self) -> None:
-        if self.format.signed != self.scheme.signed:
-            kind = "signed" if self.scheme.signed else "unsigned"
-            raise UsageError(f"scheme {self.scheme.name} has {kind} codes; {self.format.name} does not")
-        if self.scheme.steps == "half_levels" and self.format.bits == 1:
-            raise UsageError(f"scheme {self.scheme.name} divides by 2^(bits-1) - 1, which is 0 for 1 bit; use at least 2 bits")
+        if isinstance(self.format, IntFormat):
+            self._check_integers(self.format)
+        else:
+            self._check_members()
+        if self.scales is not None:
+            self._check_scales()
         object.__setattr__(self, "range_ratio", _number(self.range_ratio, "range_ratio"))
-        if self.rounding not in list(Rounding):
-            raise UsageError(f"unknown rounding {self.rounding!r}; known are {', '.join(Rounding)}")
-        object.__setattr__(self, "rounding", Rounding(self.rounding))
         if not 0 < self.range_ratio <= 1:
             raise UsageError(f"range_ratio lies in (0, 1], not {self.range_ratio!r}")
         if self.overflow not in ("saturate", "wrap", "raise"):
@@ -134,9 +139,51 @@ class QuantSpec:
         if self.scale_format is not None:
             float_dtype(self.scale_format)
 
+    def _check_integers(self, fmt: IntFormat) -> None:
+        if fmt.signed != self.scheme.signed:
+            kind = "signed" if self.scheme.signed else "unsigned"
+            raise UsageError(f"scheme {self.scheme.name} has {kind} codes; {fmt.name} does not")
+        if self.scheme.steps != "levels" and fmt.bits == 1:
+            raise UsageError(f"scheme {self.scheme.name} divides by 2^(bits-1) - 1, which is 0 for 1 bit; use at least 2 bits")
+        if self.rounding not in list(Rounding):
+            raise UsageError(f"unknown rounding {self.rounding!r}; known are {', '.join(Rounding)}")
+        object.__setattr__(self, "rounding", Rounding(self.rounding))
+
+    def _check_members(self) -> None:
+        if self.scheme.steps != "largest":
+            raise UsageError(
+                f"scheme {self.scheme.name} makes a grid of integers; {self.format.name} takes 'absmax' or 'absmax_reciprocal'"
+            )
+        if self.overflow == "wrap":
+            raise UsageError(f"only integers wrap; overflow of {self.format.name} is 'saturate' or 'raise'")
+        object.__setattr__(self, "rounding", rounding_for(self.format, str(self.rounding)))
+
+    def _check_scales(self) -> None:
+        if self.scheme.zero != "none" or self.scheme.reciprocal:
+            raise UsageError(f"nested scales need a scheme that divides and has no zero point, unlike {self.scheme.name}")
+        if self.scale_format is not None or self.clip_search is not None:
+            raise UsageError("nested scales have a format of their own and are not searched: leave out scale_format and clip_search")
+        if isinstance(self.format, IntFormat) and self.scales is not None and self.scales.coded_by != "stored":
+            raise UsageError(f"integers such as {self.format.name} are divided by the stored scale; coded_by is 'stored'")
+
     @property
-    def scale_divisor(self) -> int:
-        """What the range (``levels``) or its upper end (``half_levels``) is divided by."""
+    def integers(self) -> IntFormat:
+        """The format, where only integers make sense.
+
+        Raises
+        ------
+        UsageError
+            If it is a floating-point format or a codebook.
+        """
+        if not isinstance(self.format, IntFormat):
+            raise UsageError(f"{self.format.name} is not an integer format, which is needed here")
+        return self.format
+
+    @property
+    def scale_divisor(self) -> float:
+        """What the range (``levels``) or its upper end (``half_levels``, ``largest``) is divided by."""
+        if self.scheme.steps == "largest":
+            return self.format.hi
         bits = self.format.bits
         return (1 << bits) - 1 if self.scheme.steps == "levels" else (1 << (bits - 1)) - 1
 
@@ -147,6 +194,11 @@ class QuantSpec:
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces. Two specs are equal exactly if their texts are."""
         tree = asdict(self)
+        tree["format"] = format_tree(self.format)
+        if self.scales is None:
+            del tree["scales"]  # texts, and with them digests, of specs without one are what they were before there were any
+        else:
+            tree["scales"] = scales_tree(self.scales)
         tree["tiling"] = list(self.tiling.extents)
         return json.dumps(tree, sort_keys=True, separators=(",", ":"))
 
@@ -166,15 +218,16 @@ class QuantSpec:
                 raise InputError(f"a quantization spec has no field {', '.join(sorted(unknown))}")
             search = tree["clip_search"]
             return cls(
-                format=IntFormat(**tree["format"]),
+                format=format_from_tree(tree["format"]),
                 tiling=Tiling(tuple(tree["tiling"])),
                 scheme=Scheme(**tree["scheme"]),
                 scale_format=tree["scale_format"],
                 clip_search=None if search is None else ClipSearch(**search),
                 range_ratio=tree["range_ratio"],
-                rounding=Rounding(tree["rounding"]),
+                rounding=tree["rounding"],
                 overflow=tree["overflow"],
                 nan=tree["nan"],
+                scales=scales_from_tree(tree["scales"]) if "scales" in tree else None,
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             found = f"it has no field {error}" if isinstance(error, KeyError) else error
@@ -182,41 +235,43 @@ class QuantSpec:
 
 
 def spec(
-    format: str | IntFormat = "int4",
+    format: str | Format = "int4",
     *,
     group_size: int | None = None,
     granularity: Granularity = "channel",
-    scheme: str | Scheme = "asym_incl0",
+    scheme: str | Scheme | None = None,
     empty: EmptyRule | None = None,
     tiling: Tiling | None = None,
     scale_format: str | None = None,
     mse: bool | ClipSearch = False,
     range_ratio: float = 1.0,
-    rounding: str | Rounding = Rounding.HALF_EVEN,
+    rounding: str | Rounding | MemberRounding | None = None,
     overflow: Overflow = "saturate",
     nan: NanPolicy = "raise",
+    scales: ScaleSpec | None = None,
 ) -> QuantSpec:
     """Build a :class:`QuantSpec` for a two-dimensional tensor from the field's usual words.
 
     Parameters
     ----------
-    format : str or IntFormat
+    format : str or Format
         ``"int4"`` names a width, and the scheme decides whether codes are signed and narrow: ``int4`` under ``asym_incl0`` has codes
-        0..15. ``"uint4"`` or an :class:`IntFormat` insists, and contradicting the scheme is an error.
+        0..15. ``"uint4"`` or an :class:`IntFormat` insists, and contradicting the scheme is an error. A block format such as ``"mxfp4"``
+        (:data:`refquant.core.block_formats.BLOCK_FORMATS`) brings element, block, scheme and scales.
     group_size : int, optional
         Elements along the input axis that share a scale; ``None`` or ``-1`` leaves it to `granularity`.
     granularity : {"channel", "token", "tensor"}
         Without groups: one scale a row, or one for all. ("channel" and "token" are the same tiling of a matrix.)
-    scheme : str or Scheme
-        A name of :data:`refquant.core.scheme.SCHEMES`.
+    scheme : str or Scheme, optional
+        A name of :data:`refquant.core.scheme.SCHEMES`; by default ``asym_incl0``, and ``absmax`` for formats other than integers.
     empty : str, optional
         Another rule for ranges of zero width than the scheme's own; QuaRot's activations use ``sym_full`` with ``"unit_scale"``.
     tiling : Tiling, optional
         Any tiling, instead of `group_size` and `granularity`.
     mse : bool or ClipSearch
         Search the clipping range.
-    scale_format, range_ratio, rounding, overflow, nan
-        As in :class:`QuantSpec`.
+    scale_format, range_ratio, rounding, overflow, nan, scales
+        As in :class:`QuantSpec`. Rounding is half to even by default, or the codebook's own rule.
 
     Raises
     ------
@@ -228,6 +283,14 @@ def spec(
     >>> spec("int4", group_size=128, scheme="asym_incl0").format.name
     'uint4'
     """
+    if isinstance(format, str) and format in BLOCK_FORMATS:
+        block = BLOCK_FORMATS[format]
+        _refuse_block(block, group_size, scheme, scale_format, scales, tiling)
+        format, scheme, scales, scale_format = find_format(block.element), block.scheme, block.scales, block.scale_format
+        group_size = group_size if group_size is not None or tiling is not None else block.block
+    if scheme is None:
+        named = find_format(format) if isinstance(format, str) else format
+        scheme = "asym_incl0" if isinstance(named, IntFormat) else "absmax"
     chosen = find_scheme(scheme) if isinstance(scheme, str) else scheme
     if empty is not None:
         chosen = replace(chosen, empty=empty)
@@ -235,16 +298,18 @@ def spec(
         raise UsageError("give either tiling or group_size, not both")
     if tiling is None:
         tiling = _usual_tiling(group_size, granularity)
+    codes = _codes_for(format, chosen)
     return QuantSpec(
-        format=_codes_for(format, chosen),
+        format=codes,
         tiling=tiling,
         scheme=chosen,
         scale_format=scale_format,
         clip_search=(ClipSearch() if mse else None) if isinstance(mse, bool) else mse,
         range_ratio=range_ratio,
-        rounding=cast(Rounding, rounding),
+        rounding=cast(Rounding, rounding_for(codes, None) if rounding is None else rounding),
         overflow=overflow,
         nan=nan,
+        scales=scales,
     )
 
 
@@ -261,11 +326,19 @@ def _usual_tiling(group_size: int | None, granularity: str) -> Tiling:
     raise UsageError(f"granularity is 'tensor', 'channel' or 'token', not {granularity!r}")
 
 
-def _codes_for(format: str | IntFormat, scheme: Scheme) -> IntFormat:
+def _refuse_block(block: BlockFormat, group_size: int | None, *given: object) -> None:
+    """A block format is all of its parts; only where the block size is free may it be another."""
+    if any(value is not None for value in given[:-1]):
+        raise UsageError(f"{block.name} brings its own scheme, scale format and scales; give find_format({block.element!r}) to choose them")
+    if not block.any_block and (given[-1] is not None or group_size not in (None, block.block)):
+        raise UsageError(f"{block.name} has blocks of {block.block} along the last axis; give find_format({block.element!r}) for others")
+
+
+def _codes_for(format: str | Format, scheme: Scheme) -> Format:
     """Let the scheme complete a bare width such as ``int4``; anything more explicit is taken at its word."""
-    if isinstance(format, IntFormat):
+    if not isinstance(format, str):
         return format
     named = find_format(format)
-    if named.signed and not named.narrow:
+    if isinstance(named, IntFormat) and named.signed and not named.narrow:
         return IntFormat(bits=named.bits, signed=scheme.signed, narrow=scheme.narrow)
     return named

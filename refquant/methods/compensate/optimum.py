@@ -108,7 +108,7 @@ class _Search:
     def __init__(self, root: Array, w: Array, scale: Array, zero: Array, spec: QuantSpec) -> None:
         self.root: list[list[float]] = root.tolist()
         self.w, self.scale, self.zero = w.tolist(), scale.tolist(), zero.tolist()
-        self.codes = range(spec.format.lo, spec.format.hi + 1)
+        self.codes = range(spec.integers.lo, spec.integers.hi + 1)
         self.best_loss = np.inf
         self.best: list[int] = []
         self.nodes = 0

@@ -69,4 +69,4 @@ def rtn(weight: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> QTenso
     x = as_working(weight, "the weight")
     grid = fit_grid(x, spec, arithmetic)  # [RTN-1]
     codes = encode(x, grid, spec)  # [RTN-2]
-    return QTensor(codes=codes, scale=grid.scale, zero=grid.zero, spec=spec, origin=Origin(method="rtn"))
+    return QTensor(codes=codes, scale=grid.scale, zero=grid.zero, spec=spec, origin=Origin(method="rtn"), coded=grid.coded)

@@ -165,7 +165,7 @@ def _segment_columns(weight: QTensor, activation: QuantSpec) -> tuple[Array | No
 
 def widest(spec: QuantSpec) -> int:
     """Largest magnitude of the codes of a spec: 128 of ``int8``."""
-    return max(-spec.format.lo, spec.format.hi)
+    return max(-spec.integers.lo, spec.integers.hi)
 
 
 def _row_sums(codes: Array, arithmetic: Arithmetic) -> Array:
