@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import model
 from model import Keep, Transformer
+from refquant.apply.checkpoint import load
 from refquant.apply.layers import OnlineLinear, QuantizedScoreOperands, TransformedScoreOperands, online_transforms
 from refquant.apply.quantize import quantize_model
 from refquant.apply.recipe import Recipe, find_recipe
 from refquant.apply.rewrite_parts import BlockRotations, Rotations
 from refquant.apply.rewriting import rewrite_model
 from refquant.apply.rotation_rewriters import RotationRewriter
-from refquant.core import spec
+from refquant.core import Stats, spec
 from refquant.core.rewrite import Joint, Rewrite
+from refquant.core.rotation import HadamardRotation
 from refquant.core.transform import Scale, through
 from refquant.errors import InputError, UsageError
 from refquant.methods.activation.per_token import quantize_per_token
 from refquant.methods.grid.rtn import rtn
 from refquant.methods.rotate.duquant import duquant
-from tests.apply.tiny import states_of, tiny
+from refquant.numerics import ORDERED, Arithmetic
+from refquant.numerics.hadamard import hadamard, random_signs
+from tests.apply.folders import saved
+from tests.apply.tiny import states_of, tiny, write_folder
 
 NOTHING = {"weights": {"method": "none"}, "calibration": {"states": "iid"}}
 IDS = np.array([[1, 2, 39, 39, 5, 6, 7, 39, 9, 10]])
@@ -224,3 +232,37 @@ def test_shipped_recipes_differ_from_their_base_in_the_rotation_only() -> None:
     assert rotated.replace(rewrites=()).digest() == base.digest()
     gptq, plain = find_recipe("quarot-gptq-w4a4"), find_recipe("quarot-rtn-w4a4")
     assert plain.replace(weights={"method": "gptq"}, calibration={"states": "clean"}).digest() == gptq.digest()
+
+
+@pytest.mark.parametrize("name", ["quarot-rtn-w4a4", "quarot-gptq-w4a4", "dllmquant++-w4a4", "duquant-w4a4"])
+@pytest.mark.parametrize("changes", [{}, {"weight_tying": True}, {"n_kv_heads": 4}], ids=["grouped", "tied", "plain"])
+def test_shipped_recipes_run_and_come_back_from_their_folder(tmp_path: Path, name: str, changes: dict[str, object]) -> None:
+    """The same logits, bit for bit, after saving and loading: rotated tensors, online transforms, a tied model's own head."""
+    plan = find_recipe(name)
+    if name == "duquant-w4a4":
+        smoothing, _ = plan.rewrites
+        plan = plan.replace(rewrites=(smoothing, BlockRotations(block=4, steps=4)))
+    plan = plan.replace(calibration={"states": plan.calibration.states if plan.calibration.states == "none" else "iid"})
+    source = write_folder(tmp_path / "source", **changes)
+    m, quantized, folder = saved(tmp_path, plan, source)
+    before = quantized.attach(m).logits(IDS)
+    assert np.array_equal(load(folder).logits(IDS), before)
+
+
+@pytest.mark.parametrize("lane", [ORDERED])
+def test_rotations_in_the_ordered_lane(lane: Arithmetic) -> None:
+    m = tiny()
+    slow = model.build(m.config, dict(m.parameters), "float64", lane)
+    plan = recipe(Rotations(rotations=("R1", "R2", "R4")), BlockRotations(block=4, steps=2))
+    quantized = quantize_model(slow, plan, states_of((9,)))
+    assert change(slow, quantized.attach(slow)) < 1e-10
+
+
+def test_the_hessian_of_rotated_inputs() -> None:
+    """DLLMQuant on QuaRot: weights count tokens, not channels, so they commute with the rotation, H_rot = Q^T H Q."""
+    x = np.random.default_rng(0).standard_normal((30, 16))
+    weights = np.random.default_rng(1).random(30)
+    turn = HadamardRotation(plan=hadamard(16), signs=random_signs(np.random.default_rng(2), 16))
+    q = turn.apply(np.eye(16))
+    plain, rotated = Stats.of(x, weights).hessian, Stats.of(turn.apply(x), weights).hessian
+    np.testing.assert_allclose(rotated, q.T @ plain @ q, atol=1e-12)
