@@ -207,6 +207,19 @@ def member_codes(x: Array, scale: Array, spec: QuantSpec, *, first_row: int = 0,
     return formats.encode(np.asarray(steps), spec.format, spec.rounding, overflow="raise" if spec.overflow == "raise" else "saturate")
 
 
+def codes_of(steps: Array, spec: QuantSpec) -> Array:
+    """Codes of what :func:`real_codes` returned: integers as they are, members by their codes.
+
+    Examples
+    --------
+    >>> from refquant.core import spec
+    >>> import numpy as np
+    >>> codes_of(np.array([-1.0, 0.0, 6.0]), spec("mxfp4"))
+    array([10,  0,  7], dtype=uint8)
+    """
+    return steps.astype(spec.format.dtype) if isinstance(spec.format, IntFormat) else formats.encode(steps, spec.format)
+
+
 def _reciprocal(scale: Array) -> Array:
     reciprocal = np.asarray(scale.dtype.type(1) / scale)
     if not np.isfinite(reciprocal).all():

@@ -6,11 +6,22 @@ import numpy as np
 
 from refquant.core.fitting import fit_grid
 from refquant.core.grid import Grid
+from refquant.core.scales import CodedScales
 from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
-from refquant.errors import InputError
+from refquant.errors import InputError, UsageError
 from refquant.numerics import Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, IntArray
+
+
+def _require_scales(spec: QuantSpec, fixed: Grid | None) -> None:
+    """Nested scales that a sweep can use: it divides by the stored ones, and an outer scale must be known before the first column."""
+    if spec.scales is None:
+        return
+    if spec.scales.coded_by != "stored":
+        raise UsageError(f"compensation divides by the scales as they are stored; this spec has coded_by={spec.scales.coded_by!r}")
+    if spec.scales.outer is not None and fixed is None:
+        raise UsageError("an outer scale belongs to all groups, so they are fitted before the sweep: static_groups=True")
 
 
 class ColumnGrids:
@@ -18,6 +29,7 @@ class ColumnGrids:
 
     def __init__(self, spec: QuantSpec, shape: tuple[int, ...], order: IntArray, fixed: Grid | None, arithmetic: Arithmetic) -> None:
         rows, columns = shape
+        _require_scales(spec, fixed)
         self.spec, self.order, self.arithmetic = spec, order, arithmetic
         self.fixed = fixed
         self.columns_per_group = spec.tiling.extents[1] or max(columns, 1)
@@ -65,9 +77,11 @@ class ColumnGrids:
         if empty:
             return fit_grid(np.empty((self.rows, 0)), self.spec, self.arithmetic)
         zeros = [g.zero for g in self.fitted if g.zero is not None]
+        coded = [g.coded.codes for g in self.fitted if g.coded is not None]
         return Grid(
             scale=np.concatenate([g.scale for g in self.fitted], axis=1),
             zero=np.concatenate(zeros, axis=1) if zeros else None,
+            coded=CodedScales(codes=np.concatenate(coded, axis=1)) if coded else None,
         )
 
     def columns(self) -> tuple[Array, Array | None]:

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from refquant.core.coding import decision_margins, real_codes
+from refquant.core.coding import codes_of, decision_margins, real_codes
 from refquant.core.fitting import fit_grid
 from refquant.core.grid import Grid
 from refquant.core.qtensor import Origin, QTensor
@@ -248,9 +248,10 @@ def gptq_trace(
     scale, zero = grids.columns()
     residual = decided - scale * (codes if zero is None else codes - zero)
     quantized = QTensor(
-        codes=_unpermuted(codes, order).astype(spec.format.dtype),
+        codes=codes_of(_unpermuted(codes, order), spec),
         scale=grids.grid.scale,
         zero=grids.grid.zero,
+        coded=grids.grid.coded,
         spec=spec,
         permutation=order if grids.follow_order else None,
         origin=Origin(method="gptq", parameters={"damping": damping, "static_groups": static_groups, "compat": ",".join(sorted(quirks))}),

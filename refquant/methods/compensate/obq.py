@@ -98,7 +98,7 @@ def obq(
             strict=True,
         )
     ]
-    codes = np.array(rows).reshape(problem.weight.shape).astype(spec.format.dtype)
+    codes = np.array(rows).reshape(problem.weight.shape).astype(spec.integers.dtype)
     return QTensor(codes=codes, scale=grid.scale, zero=grid.zero, spec=spec, origin=Origin(method="obq", parameters={"damping": damping}))
 
 
