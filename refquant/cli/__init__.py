@@ -20,10 +20,13 @@ COMMANDS = {
     "evaluate": "Compare a quantized folder with full precision on held-out texts and tasks.",
     "study": "Repeat an experiment over seeds and write it down, with intervals.",
     "generate": "Answer a prompt, showing the tokens as they fill in.",
+    "export": "Write a quantized folder in another program's layout.",
+    "import": "Read another program's quantized folder.",
     "methods": "List the methods and recipes.",
     "explain": "Print the card of a method, or a recipe with a comment at every field.",
     "golden": "Make, check and read the golden vectors.",
 }
+MODULES = {"import": "import_"}  # where a command's name is no name for a module
 INTERRUPTED = 130
 NOBODY_READS = 141  # 128 + SIGPIPE, what a shell reports of any other program
 
@@ -49,7 +52,7 @@ class _LazyGroup(click.Group):
             return None
         # First of all, since it finds out whether `model` is ours: a user's file of that name must not even be run.
         importlib.import_module("refquant.apply")
-        command: click.Command = importlib.import_module(f"refquant.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"refquant.cli.{MODULES.get(cmd_name, cmd_name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -38,7 +38,7 @@ from refquant.numerics.arrays import Array
 IntegerLayout = Literal["pack-quantized", "int-quantized"]
 PARTS: Mapping[str, tuple[str, ...]] = {
     "pack-quantized": ("weight_packed", "weight_scale", "weight_shape"),
-    "int-quantized": ("weight", "weight_scale"),
+    "int-quantized": ("weight_scale", "weight"),
 }
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "pack-quantized": ("weight_zero_point", "weight_g_idx"),

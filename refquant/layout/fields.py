@@ -92,7 +92,7 @@ def tensor_of(fields: Fields, spec: QuantSpec, *, permutation: Array | None = No
     Raises
     ------
     InputError
-        If a code or a zero point is not one of the spec's: signed schemes have zero points of ``2^(bits-1)`` only.
+        If a code or a zero point is not one of the spec's: symmetric schemes have zero points of ``2^(bits-1)`` only.
     """
     offset = _offset(spec)
     codes = (fields.codes.astype(np.int64) - offset).astype(spec.format.dtype)
@@ -105,6 +105,10 @@ def tensor_of(fields: Fields, spec: QuantSpec, *, permutation: Array | None = No
             )
         zero = None
     elif zero is not None:
+        middle = 1 << (spec.format.bits - 1)
+        if spec.scheme.zero == "midpoint" and (zero != middle).any():
+            row, tile = (int(i) for i in np.argwhere(zero != middle)[0])
+            raise InputError(f"the zero point of row {row}, tile {tile} is {int(zero[row, tile])}; scheme {spec.scheme.name} has {middle}")
         zero = zero.astype(zero_dtype(zero, spec))
     return QTensor(codes=codes, scale=fields.scale, zero=zero, spec=spec, permutation=permutation, origin=Origin(method=method))
 

@@ -60,7 +60,7 @@ def why_not(q: QTensor, zeros: ZeroFormat = "v1") -> str | None:
     low, high = {"v1": (1, 1)}.get(zeros, (0, 0))
     found = why_not_fields(q, WIDTHS, SCALES, zero_low=low, zero_high=high)
     if found is not None:
-        hint = "; zeros='v2' holds a zero point of 0" if found.startswith("the zero point 0 ") else ""
+        hint = "; v2 holds a zero point of 0" if found.startswith("the zero point 0 ") else ""
         return found + hint
     for name, length in zip(("rows", "columns"), q.shape, strict=True):
         if length % 32 or not length:

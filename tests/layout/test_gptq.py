@@ -96,7 +96,7 @@ def test_what_is_packed_comes_back(bits, shape, group, scheme, scale_format, ord
         assert same(unpack(pack(q, "v1"), q.spec, "v1"), wanted)
     else:
         assert "zero point 0" in why_not(q, "v1")
-        with pytest.raises(InputError, match=r"zero point 0 .* zeros='v2'"):
+        with pytest.raises(InputError, match="v2 holds a zero point of 0"):
             pack(q, "v1")
     assert np.array_equal(wanted.dequantize(), q.dequantize())
 

@@ -1,0 +1,110 @@
+"""Exports in which every linear is a handful of tensors in ``model.safetensors``, and the dequantized one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refquant.apply.exporting import Exported, ExportSource, Loss, chosen_variant
+from refquant.apply.linear_layouts import AWQ, COMPRESSED_TENSORS, GPTQ, LinearLayout
+from refquant.core import QTensor
+from refquant.errors import InputError
+from refquant.methods.grid.rtn import rtn
+from refquant.numerics.arrays import Array
+from refquant.numerics.casting import float_dtype
+from refquant.storage import write_bytes, write_tensors, write_text
+
+DEQUANTIZED = ("float32", "bfloat16", "float16", "float64")
+
+
+def write_gptq(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
+    """GPTQ's layout; variants ``v1`` and ``v2`` say how zero points are stored."""
+    return _write(GPTQ, source, out, variant, requantize)
+
+
+def write_awq(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
+    """AWQ's layout, as AutoAWQ writes it."""
+    return _write(AWQ, source, out, variant, requantize)
+
+
+def write_compressed_tensors(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
+    """The layouts of compressed-tensors; the variant is its ``format``."""
+    return _write(COMPRESSED_TENSORS, source, out, variant, requantize)
+
+
+def write_dequantized(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
+    """Plain weights; the variant is their dtype, and a dtype that cannot hold a number is refused unless it may be rounded."""
+    variant = chosen_variant("dequantized", DEQUANTIZED, variant)
+    dtype, losses, tensors = float_dtype(variant), {}, dict(source.untouched)
+    for name, weight in source.weights.items():
+        values = _values(weight)
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = values.astype(dtype)
+        back = rounded.astype(np.float64)
+        if not np.isfinite(back).all():
+            raise InputError(f"{name}: {variant} cannot hold {float(np.abs(values).max()):g}; choose another --variant")
+        if not np.array_equal(back, values):
+            if not requantize:
+                wrong = tuple(int(i) for i in np.argwhere(back != values)[0])
+                raise InputError(
+                    f"{name}: {variant} cannot hold {float(values[wrong])!r} at {wrong}; choose another --variant or --requantize"
+                )
+            losses[name] = Loss.between(values, back)
+        tensors[f"{name}.weight"] = rounded
+    _write_folder(source, out, tensors, None)
+    return Exported(variant=variant, weights=len(source.weights), bits_per_weight=Fraction(8 * dtype.itemsize), losses=losses)
+
+
+def _write(layout: LinearLayout, source: ExportSource, out: Path, variant: str, requantize: bool) -> Exported:
+    variant = chosen_variant(layout.name, layout.variants, variant)
+    if not source.weights:
+        raise InputError(f"{source.folder}: no linear is quantized; there is nothing to write in the {layout.name} layout")
+    held: dict[str, QTensor] = {}
+    losses: dict[str, Loss] = {}
+    tensors: dict[str, Array] = dict(source.untouched)
+    stored_bits = 0
+    for name, weight in source.weights.items():
+        held[name] = _held(layout, name, weight, variant, requantize)
+        if held[name] is not weight:
+            losses[name] = Loss.between(_values(weight), _values(held[name]))
+        for part, array in layout.pack(held[name], variant).items():
+            tensors[f"{name}.{part}"] = array
+            stored_bits += array.nbytes * 8
+    _write_folder(source, out, tensors, layout.config(held, source.plain, variant))
+    count = sum(q.codes.size for q in held.values())
+    return Exported(variant=variant, weights=len(held), bits_per_weight=Fraction(stored_bits, count), losses=losses)
+
+
+def _held(layout: LinearLayout, name: str, weight: QTensor | Array, variant: str, requantize: bool) -> QTensor:
+    """The weight if the layout can hold it; otherwise the nearest that it can, if that is allowed."""
+    like = weight if isinstance(weight, QTensor) else None
+    reason = f"weights of {weight.dtype}; it holds quantized ones" if not isinstance(weight, QTensor) else layout.why_not(weight, variant)
+    if like is not None and reason is None:
+        return like
+    if not requantize:
+        raise InputError(f"{name}: layout {layout.name} cannot hold {reason}; --requantize rounds to what it can hold")
+    rounded = rtn(_values(weight), layout.native(like, weight.shape, variant))
+    still = layout.why_not(rounded, variant)
+    if still is not None:
+        raise InputError(f"{name}: layout {layout.name} cannot hold {still}, requantized or not")
+    return rounded
+
+
+def _values(weight: QTensor | Array) -> Array:
+    """The numbers, in float64."""
+    return weight.dequantize(np.dtype(np.float64)) if isinstance(weight, QTensor) else weight.astype(np.float64)
+
+
+def _write_folder(source: ExportSource, out: Path, tensors: Mapping[str, Array], block: Mapping[str, Any] | None) -> None:
+    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+    if block is not None:
+        config["quantization_config"] = block
+    write_text(out / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    for path in source.files:
+        write_bytes(out / path.name, path.read_bytes())
+    write_tensors(out / "model.safetensors", tensors, {"format": "pt"})

@@ -1,0 +1,191 @@
+"""Folders in other people's layouts: exact, or refused, or requantized with the loss said.
+
+A layout is one line of :data:`EXPORTERS`: a function that writes an :class:`ExportSource` into an empty folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+import model
+from refquant.apply.checkpoint import KEPT_FILES, is_quantized, load_quantized
+from refquant.core import QTensor
+from refquant.core.metrics import noise_to_signal
+from refquant.errors import InputError, UsageError
+from refquant.numerics.arrays import Array
+from refquant.storage import new_directory, open_checkpoint, read_json
+
+EXPORTERS: dict[str, str] = {
+    "gptq": "refquant.apply.export_linears:write_gptq",
+    "awq": "refquant.apply.export_linears:write_awq",
+    "compressed-tensors": "refquant.apply.export_linears:write_compressed_tensors",
+    "dequantized": "refquant.apply.export_linears:write_dequantized",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSource:
+    """The folder to export, read.
+
+    Parameters
+    ----------
+    folder : Path
+    config : dict
+        ``config.json``.
+    weights : mapping of QTensor or ndarray
+        By linear; arrays where it is in full precision.
+    untouched : mapping of ndarray
+        Every other tensor, by full name.
+    files : tuple of Path
+        Tokenizer and the like, to be copied.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    weights: Mapping[str, QTensor | Array]
+    untouched: Mapping[str, Array]
+    files: tuple[Path, ...]
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """Linears that are not quantized, embedding and head included: untouched matrices, without ``.weight``."""
+        return tuple(name.removesuffix(".weight") for name, array in self.untouched.items() if name.endswith(".weight") and array.ndim == 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What requantizing did to a weight: largest absolute change, and squared change over squared weight."""
+
+    largest: float
+    noise_to_signal: float
+
+    @classmethod
+    def between(cls, before: Array, after: Array) -> Loss:
+        """Of one array and another of the same shape."""
+        a, b = before.astype(np.float64), after.astype(np.float64)
+        return cls(largest=float(np.max(np.abs(a - b), initial=0.0)), noise_to_signal=noise_to_signal(a, b) if a.size else 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Parameters
+    ----------
+    variant : str
+    weights : int
+        Linears that were written in the layout.
+    bits_per_weight : Fraction
+        Of these linears, every byte of the layout counted.
+    losses : mapping of Loss
+        By linear; empty if the export is exact.
+    notes : tuple of str
+        Whatever else somebody has to know.
+    """
+
+    variant: str
+    weights: int
+    bits_per_weight: Fraction
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Exporter(Protocol):
+    """Writes a source into an empty folder in one layout; an empty `variant` is the layout's default."""
+
+    def __call__(self, source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
+        """See :class:`Exporter`; raises InputError for what the layout cannot hold, UsageError for an unknown variant."""
+
+
+def find_exporter(layout: str) -> Exporter:
+    """Look a layout up; UsageError naming those there are."""
+    if layout not in EXPORTERS:
+        raise UsageError(f"there is no layout {layout!r} to export to; there are {', '.join(EXPORTERS)}")
+    module, _, name = EXPORTERS[layout].partition(":")
+    return cast(Exporter, getattr(import_module(module), name))
+
+
+def chosen_variant(layout: str, variants: Sequence[str], variant: str) -> str:
+    """The variant that was asked for, or the first; UsageError if there is none of that name."""
+    if variant and variant not in variants:
+        raise UsageError(f"variants of {layout} are {', '.join(variants)}, not {variant!r}")
+    return variant or variants[0]
+
+
+def export(folder: Path, layout: str, out: Path, *, variant: str = "", requantize: bool = False, weights_only: bool = False) -> Exported:
+    """Write a folder in another layout.
+
+    Parameters
+    ----------
+    folder : Path
+        A quantized folder, or, with `requantize`, a full-precision checkpoint.
+    layout : str
+        A key of :data:`EXPORTERS`.
+    out : Path
+        Must not exist.
+    variant : str
+        Of the layout; empty for its default.
+    requantize : bool
+        Round what the layout cannot hold to what it can, and say how much was lost.
+    weights_only : bool
+        Leave out the recipe's quantization of activations, attention and cache, of which these layouts know nothing.
+
+    Raises
+    ------
+    UsageError
+        If layout or variant is unknown.
+    InputError
+        If the layout cannot hold the folder, naming what it cannot hold; or `folder` is damaged, or `out` exists.
+    """
+    exporter = find_exporter(layout)
+    source, left_out = read_source(folder), beyond_weights(folder)
+    if left_out and not weights_only:
+        found = ", ".join(left_out)
+        raise InputError(f"{folder}: layout {layout} holds weights, and this folder also quantizes {found}; --weights-only drops that")
+    with new_directory(out) as temporary:
+        written = exporter(source, temporary, variant=variant, requantize=requantize)
+    notes = (f"left out: quantization of {', '.join(left_out)}",) if left_out else ()
+    return replace(written, notes=(*notes, *written.notes))
+
+
+def read_source(folder: Path) -> ExportSource:
+    """Read a folder, quantized or not; errors as of :func:`refquant.apply.checkpoint.load`."""
+    stored = open_checkpoint(folder)
+    weights: dict[str, QTensor | Array]
+    if is_quantized(folder):
+        quantized = load_quantized(folder)
+        if quantized.rewritten.online or quantized.rewritten.scores:
+            raise InputError(f"{folder}: linears have transforms of their inputs at run time, which no layout of weights holds")
+        weights = dict(quantized.weights)
+        parts = {f"{name}.{part}" for name, weight in quantized.weights.items() for part in weight.parts()}
+    else:
+        weights = {name: stored.read(f"{name}.weight") for name in model.load(folder).linears}
+        parts = {f"{name}.weight" for name in weights}
+    return ExportSource(
+        folder=folder,
+        config=read_json(folder / "config.json"),
+        weights=weights,
+        untouched={name: stored.read(name) for name in stored.names if name not in parts},
+        files=tuple(folder / name for name in KEPT_FILES if name != "config.json" and (folder / name).is_file()),
+    )
+
+
+def beyond_weights(folder: Path) -> list[str]:
+    """What the recipe of a quantized folder quantizes besides weights."""
+    if not is_quantized(folder):
+        return []
+    recipe = load_quantized(folder).recipe
+    found = {
+        "activations": recipe.activations.method != "none",
+        "queries and keys": recipe.queries_keys.method != "none",
+        "values": recipe.values.method != "none",
+        "attention probabilities": bool(recipe.probabilities.bits),
+    }
+    return [name for name, there in found.items() if there]
