@@ -209,23 +209,32 @@ class TransformedScoreOperands:
 
 
 class QuantizedScoreOperands:
-    """Queries and keys, or keys alone, quantized a head and token at a time, before their product.
+    """Queries and keys, or keys alone, quantized a token at a time, before their product.
 
     Parameters
     ----------
     spec : QuantSpec
-        Of one operand ``[tokens, head_dim]``.
+        Of one operand ``[tokens, features]``.
     operands : {"both", "keys"}
+    per : {"head", "token"}
+        A scale a head and token, or one for all heads of a token.
     """
 
-    __slots__ = ("_quantize", "operands")
+    __slots__ = ("_quantizer", "operands", "per")
 
-    def __init__(self, spec: QuantSpec, operands: Literal["both", "keys"] = "both") -> None:
-        self._quantize, self.operands = PerTokenQuantizer(spec), operands
+    def __init__(self, spec: QuantSpec, operands: Literal["both", "keys"] = "both", per: Literal["head", "token"] = "head") -> None:
+        self._quantizer, self.operands, self.per = PerTokenQuantizer(spec), operands, per
 
     def __call__(self, queries: Array, keys: Array) -> tuple[Array, Array]:
         """Quantize and dequantize, ``[B, heads, T, h]``."""
         return queries if self.operands == "keys" else self._quantize(queries), self._quantize(keys)
+
+    def _quantize(self, x: Array) -> Array:
+        if self.per == "head":
+            return self._quantizer(x)
+        batch, heads, tokens, width = x.shape
+        together = np.ascontiguousarray(x.swapaxes(1, 2)).reshape(batch, tokens, heads * width)
+        return np.ascontiguousarray(self._quantizer(together).reshape(batch, tokens, heads, width).swapaxes(1, 2))
 
 
 class QuantizedAttentionProduct:

@@ -219,16 +219,19 @@ class QueriesKeys:
     Parameters
     ----------
     method : {"none", "per_token"}
-        A scale a head and token, or none. DLLMQuant does not describe this product; leaving it alone is the default, quantizing both
-        operands is what DuQuant does.
+        At run time, with a scale for what `per` says, or not. DLLMQuant does not describe this product; leaving it alone is the default,
+        quantizing both operands is what DuQuant does.
     operands : {"both", "keys"}
         QuaRot quantizes keys alone, as a cache would hold them.
+    per : {"head", "token"}
+        A scale a head and token, or, as in the QDLM study's runs of QuaRot, one for all heads of a token.
     bits, scheme, range_ratio
         As in :func:`refquant.spec`.
     """
 
     method: Literal["none", "per_token"] = "none"
     operands: Literal["both", "keys"] = "both"
+    per: Literal["head", "token"] = "head"
     bits: Bits = 8
     scheme: str = "sym_full"
     range_ratio: Share = 1.0

@@ -191,7 +191,7 @@ def score_operands(recipe: Recipe, before: ScoreOperands | None) -> ScoreOperand
         What a rewritten model has there.
     """
     plan = recipe.queries_keys
-    quantized = None if plan.method == "none" else QuantizedScoreOperands(plan.spec(), plan.operands)
+    quantized = None if plan.method == "none" else QuantizedScoreOperands(plan.spec(), plan.operands, plan.per)
     if isinstance(before, TransformedScoreOperands):
         return TransformedScoreOperands(before.transform, before.arithmetic, quantized)
     return quantized

@@ -111,6 +111,9 @@ def test_keys_alone_are_quantized_after_their_rotation() -> None:
         (keys[:, :2] @ sylvester).reshape(-1, 4), spec("int3", scheme="sym_full", empty="unit_scale", range_ratio=0.9)
     )
     np.testing.assert_allclose(seen_keys, expected.reshape(1, 2, 5, 4), atol=1e-14)
+    together = QuantizedScoreOperands(spec("int3", scheme="sym_full"), "keys", "token")(queries, keys)[1]
+    scale = np.abs(keys).max(axis=(1, 3), keepdims=True) / 3  # one for all heads of a token
+    np.testing.assert_allclose(together, np.rint(keys / scale) * scale, atol=1e-14)
     both = QuantizedScoreOperands(spec("int3", scheme="sym_full"))
     assert not np.array_equal(both(queries, keys)[0], queries)
 
