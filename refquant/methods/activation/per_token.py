@@ -32,6 +32,12 @@ CARD = Card(
     lane="exact",
     cost="two passes over the activations",
     oracle="refquant.oracle.uniform; QuaRot's ActQuantizer",
+    laws=tuple(
+        (
+            "finite nearest_level monotone idempotence sign_symmetry scaling zero_kept signed_zero row_permutation column_permutation "
+            "batch_independence chunk_independence determinism inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

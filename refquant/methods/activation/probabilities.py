@@ -32,6 +32,12 @@ CARD = Card(
     lane="exact",
     cost="one pass",
     oracle="refquant.oracle.nearest",
+    laws=tuple(
+        (
+            "finite nearest_level monotone idempotence zero_kept signed_zero row_permutation column_permutation batch_independence "
+            "chunk_independence determinism inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

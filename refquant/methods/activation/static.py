@@ -34,6 +34,13 @@ CARD = Card(
     lane="exact",
     cost="two comparisons an element while calibrating",
     oracle="refquant.oracle.uniform",
+    laws=tuple(
+        (
+            "finite nearest_level monotone idempotence zero_kept signed_zero row_permutation column_permutation batch_independence "
+            "chunk_independence determinism inputs_untouched layout_independence nan_policy infinity_policy merge_associativity "
+            "merge_commutativity token_permutation"
+        ).split()
+    ),
 )
 
 

@@ -72,12 +72,19 @@ CARD = Card(
     ),
     guarantees=(
         "with H = I the codes are those of RTN on float64 weights",
-        "H and c H give the same codes; the block size changes no code whose decision margin exceeds rounding error",
+        "H and c H give the same codes where no input is dead (those count as 1, whatever c); the block size changes no code whose decision margin exceeds rounding error",
         "the loss identity GPTQ-8 holds for every grid, order and block size",
     ),
     lane="ordered in ORDERED, bounded in FAST",
     cost="2 n^3 / 3 for the factor, 2 out n^2 / 2 for the updates",
     oracle="refquant.oracle.gptq (LDL^T in Fractions); IST-DASLab/gptq and llm-compressor run in float64 and float32",
+    laws=tuple(
+        (
+            "finite codes_in_range decoding identity_hessian hessian_scaling dead_inputs sign_symmetry scaling zero_kept "
+            "row_permutation batch_independence hessian_checked determinism inputs_untouched layout_independence nan_policy "
+            "infinity_policy"
+        ).split()
+    ),
 )
 
 

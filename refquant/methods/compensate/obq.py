@@ -42,6 +42,13 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="out n^3: for tiny layers",
     oracle="brute force; an exact run in Fractions in the tests",
+    laws=tuple(
+        (
+            "finite codes_in_range decoding identity_hessian hessian_scaling dead_inputs sign_symmetry scaling zero_kept "
+            "row_permutation batch_independence hessian_checked determinism inputs_untouched layout_independence nan_policy "
+            "infinity_policy"
+        ).split()
+    ),
 )
 
 

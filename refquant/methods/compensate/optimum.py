@@ -38,6 +38,13 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="exponential in the number of columns; a limit on visited nodes raises instead of returning less than the optimum",
     oracle="refquant.oracle.quadratic.best_assignment (all assignments, in Fractions)",
+    laws=tuple(
+        (
+            "finite codes_in_range decoding identity_hessian hessian_scaling dead_inputs sign_symmetry scaling zero_kept "
+            "row_permutation batch_independence hessian_checked determinism inputs_untouched layout_independence nan_policy "
+            "infinity_policy"
+        ).split()
+    ),
 )
 
 

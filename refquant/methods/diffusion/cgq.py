@@ -52,6 +52,13 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="one multiplication a token on top of GPTQ; one full-precision forward pass a snapshot for the confidences",
     oracle="refquant.oracle.hessian",
+    laws=tuple(
+        (
+            "finite monotone signed_zero row_permutation column_permutation batch_independence chunk_independence determinism "
+            "inputs_untouched layout_independence nan_policy infinity_policy merge_associativity merge_commutativity "
+            "token_permutation"
+        ).split()
+    ),
 )
 
 

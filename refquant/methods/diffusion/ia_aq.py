@@ -55,6 +55,7 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="T^2 head_dim for G, then 21 T^2 head_dim, a head and sample",
     oracle="refquant.oracle.attention_loss",
+    laws=tuple("finite monotone scaling zero_kept signed_zero determinism inputs_untouched nan_policy infinity_policy".split()),
 )
 
 

@@ -34,6 +34,13 @@ CARD = Card(
     lane="exact (bounded with clip search)",
     cost="one pass over the weight; 80 with clip search",
     oracle="refquant.oracle.uniform; IST-DASLab/gptq's quantizer",
+    laws=tuple(
+        (
+            "finite codes_in_range decoding half_step nearest_level monotone idempotence same_grid_idempotence sign_symmetry scaling "
+            "zero_kept signed_zero row_permutation column_permutation batch_independence chunk_independence determinism "
+            "inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

@@ -66,6 +66,12 @@ CARD = Card(
     lane="exact",
     cost="the multiplications of the linear, and two passes over [tokens, out] for each group of columns",
     oracle="loops over Python integers and fractions, each operation rounded by refquant.oracle.ieee",
+    laws=tuple(
+        (
+            "finite sign_symmetry scaling signed_zero row_permutation batch_independence determinism inputs_untouched "
+            "layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

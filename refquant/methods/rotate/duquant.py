@@ -67,6 +67,7 @@ CARD = Card(
     lane="ordered (products and mixing matrices go through the Arithmetic)",
     cost="a search: steps x tokens x n x B multiplications; online n (2 B) a token",
     oracle="Hsu1023/DuQuant's recorded base rotations, permutations, and inputs after recorded rotations",
+    laws=tuple("finite function_preserved determinism inputs_untouched".split()),
 )
 
 

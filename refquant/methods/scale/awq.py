@@ -80,6 +80,7 @@ CARD = Card(
     lane="bounded (FAST)",
     cost="20 forward passes of the module; for the limits 10 x out x in x group multiplications",
     oracle="mit-han-lab/llm-awq at d6e797a: losses of all candidates, factors, limits",
+    laws=tuple("finite function_preserved determinism inputs_untouched".split()),
 )
 
 

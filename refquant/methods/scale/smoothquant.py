@@ -62,6 +62,7 @@ CARD = Card(
     lane="bounded (FAST) for alpha other than 0, 1/2 and 1; exact for those",
     cost="one pass over calibration tokens, one over the weights",
     oracle="mit-han-lab/smoothquant at c61476d, float16, float32 and float64",
+    laws=tuple("finite function_preserved determinism inputs_untouched layout_independence".split()),
 )
 
 
