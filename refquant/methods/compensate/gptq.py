@@ -72,7 +72,8 @@ CARD = Card(
     ),
     guarantees=(
         "with H = I the codes are those of RTN on float64 weights",
-        "H and c H give the same codes where no input is dead (those count as 1, whatever c); the block size changes no code whose decision margin exceeds rounding error",
+        "H and c H give the same codes where no input is dead (a dead one counts as 1, whatever c)",
+        "the block size changes no code whose decision margin exceeds rounding error",
         "the loss identity GPTQ-8 holds for every grid, order and block size",
     ),
     lane="ordered in ORDERED, bounded in FAST",
