@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from refquant.core import QuantSpec, Tiling, find_scheme, spec
+from refquant.core.block_formats import BLOCK_FORMATS
 from refquant.errors import UsageError
 from refquant.methods.compensate.gptq import PRESETS, QUIRKS
 
@@ -29,6 +30,9 @@ class Weights:
     method : {"none", "rtn", "gptq"}
     bits, scheme, group_size, scale_format, clip_search, range_ratio
         As in :func:`refquant.spec`; group size -1 is a whole row; an empty scale format keeps float64.
+    format : str
+        Instead of integers of `bits` bits by `scheme`: a block format such as ``"mxfp4"`` or ``"nf4"``, which brings its block and scales,
+        or another format such as ``"e4m3fn"``, on groups of `group_size` with scales of `scale_format`.
     damping, block_size, act_order, static_groups, compat
         As in :func:`refquant.gptq`.
     hessian_inputs : {"float", "quantized"}
@@ -65,6 +69,7 @@ class Weights:
     limit_skip: tuple[str, ...] = ("q_proj", "k_proj")
     limit_inputs: Literal["float", "quantized"] = "float"
     limit_weighted: bool = False
+    format: str = ""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.compat if name not in (*PRESETS, *QUIRKS)]
@@ -77,11 +82,36 @@ class Weights:
         self.spec()  # a scheme and a width that contradict each other raise here
 
     def spec(self) -> QuantSpec:
-        """The spec of one weight ``[out, in]``."""
+        """The spec of one weight ``[out, in]``.
+
+        Raises
+        ------
+        UsageError
+            If the fields contradict each other.
+        """
+        if self.format:
+            return self._spec_of_format()
         return spec(
             f"int{self.bits}",
             group_size=self.group_size,
             scheme=find_scheme(self.scheme),
+            scale_format=self.scale_format or None,
+            mse=self.clip_search,
+            range_ratio=self.range_ratio,
+        )
+
+    def _spec_of_format(self) -> QuantSpec:
+        block = BLOCK_FORMATS.get(self.format)
+        unused = ("bits", "scheme") if block is None else ("bits", "scheme", "group_size", "scale_format")
+        usual = {entry.name: entry.default for entry in fields(Weights)}
+        changed = [name for name in unused if getattr(self, name) != usual[name]]
+        if changed:
+            raise UsageError(f"format {self.format!r} stands for {', '.join(unused)}; leave out {', '.join(changed)}")
+        if block is not None:
+            return spec(self.format, mse=self.clip_search, range_ratio=self.range_ratio)
+        return spec(
+            self.format,
+            group_size=self.group_size,
             scale_format=self.scale_format or None,
             mse=self.clip_search,
             range_ratio=self.range_ratio,

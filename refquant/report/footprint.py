@@ -116,6 +116,11 @@ def planned_bits(spec: QuantSpec, shape: tuple[int, int], permuted: bool = False
     1064
     """
     tiles = math.prod(spec.tiling.grid_shape(shape))
+    if spec.scales is not None:
+        outer = 0 if spec.scales.outer is None else math.prod(spec.scales.outer_shape(spec.tiling.grid_shape(shape)))
+        offset = 32 if spec.scales.center == "mean" else 0
+        nested = tiles * spec.scales.format.bits + outer * float_dtype(spec.scales.outer or "float32").itemsize * 8 + offset
+        return math.prod(shape) * spec.format.bits + nested + (shape[1] * max(0, shape[1] - 1).bit_length() if permuted else 0)
     scale_bits = float_dtype(spec.scale_format).itemsize * 8 if spec.scale_format else 64  # weights are quantized in float64
     zero_bits = {"none": 0, "midpoint": 0, "integer": spec.format.bits, "real": scale_bits}.get(spec.scheme.zero, 16)
     order = shape[1] * max(0, shape[1] - 1).bit_length() if permuted else 0
