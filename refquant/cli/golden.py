@@ -23,6 +23,7 @@ from refquant.conformance.folder import read_vectors
 from refquant.conformance.generate import check_golden, write_golden
 from refquant.conformance.lint import lint as lint_folder
 from refquant.conformance.locate import golden_directory
+from refquant.conformance.mutants.catalog import all_mutants
 from refquant.conformance.streams import bisect as find_departure
 from refquant.conformance.verify import verify as verify_folder
 from refquant.errors import UsageError
@@ -34,10 +35,10 @@ Examples:
   refquant golden verify
   refquant golden show uniform.quantize/asym_incl0-b4-g16-own-ties
   refquant golden show rounding.half_even/f32-ties --part expected/y
-  refquant golden coverage --format json
+  refquant golden coverage --operation rounding.half_even
   refquant golden bisect rounding.half_even/dyadics
   refquant golden lint
-  refquant golden generate --check
+  refquant golden generate --operation rounding.half_even --out vectors
 """
 FIRST = 8
 """Numbers of a tensor that `show` prints unasked."""
@@ -209,12 +210,15 @@ def lint(folder: Path | None, form: str) -> int:
 
 
 @command.command(name="coverage")
+@click.option("--operation", "operations", multiple=True, help="Only mutants of this one (may be repeated); default: all.")
 @of_folder
 @as_format
-def show_coverage(folder: Path | None, form: str) -> int:
+def show_coverage(operations: tuple[str, ...], folder: Path | None, form: str) -> int:
     """Print which wrong implementations the vectors catch, and by which flags."""
     place = folder or golden_directory()
-    found = coverage({name: list(read_vectors(place, name).cases.values()) for name in OPERATIONS})
+    chosen = [find_operation(name).name for name in operations or OPERATIONS]
+    cases = {name: list(read_vectors(place, name).cases.values()) for name in chosen}
+    found = coverage(cases, [mutant for mutant in all_mutants() if mutant.operation in chosen])
     if form == "json":
         show_json({"command": "golden coverage", "mutants": [_kills_json(kills) for kills in found]})
     else:

@@ -84,7 +84,8 @@ def compare(operation: Operation, case: Case, found: Mapping[str, Array]) -> lis
         converted[part] = cast
     anchored = None
     if operation.reanchor is not None and len(converted) == len(case.expected):
-        anchored = _Anchored(_honest_rows(case, converted), operation.reanchor(case, converted))
+        honest = _honest_rows(case, converted)
+        anchored = _Anchored(honest, operation.reanchor(case, converted)) if honest.any() else None
     for part, array in converted.items():
         records += _part(case, part, array, anchored)
     return records
@@ -119,7 +120,7 @@ def _same_values(array: Array, dtype: np.dtype[Any]) -> Array | None:
 def _part(case: Case, part: str, found: Array, anchored: _Anchored | None) -> Iterator[Mismatch]:
     expected, rule, margins = case.expected[part], case.rule(part), case.margins.get(part)
     wrong, why = differences(expected, found, rule, margins)
-    if anchored is not None and anchored.honest.any() and expected.ndim and len(expected) == len(anchored.honest):
+    if anchored is not None and expected.ndim and len(expected) == len(anchored.honest):
         own = np.reshape(anchored.honest, (-1,) + (1,) * (expected.ndim - 1))
         if part in anchored.given_past.beyond:
             beyond = np.asarray(anchored.given_past.beyond[part])

@@ -68,8 +68,8 @@ def reasons(text: str) -> list[tuple[tuple[str, ...], str]]:
 def unexplained(folder: Path, hashes: Mapping[str, str]) -> list[str]:
     """What was done to published values without an entry that says why: one line each."""
     entries = reasons((folder / CHANGES).read_text(encoding="utf-8")) if (folder / CHANGES).is_file() else []
-    found = []
-    for name, history in published(folder).items():
+    known, found = published(folder), []
+    for name, history in known.items():
         changes = len(history) - 1 + (name not in hashes)
         told = sum(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns, _ in entries)
         if name in hashes and history[-1] != hashes[name][:DIGITS]:
@@ -77,4 +77,4 @@ def unexplained(folder: Path, hashes: Mapping[str, str]) -> list[str]:
         elif told < changes:
             what = "vanished" if name not in hashes else f"changed {changes} times" if changes > 1 else "changed"
             found.append(f"{name}: {what}, and {CHANGES} has {told} entries that name it; add a line - `{name}`: reason")
-    return found + [f"{name}: not in {LEDGER}; run `refquant golden generate`" for name in hashes if name not in published(folder)]
+    return found + [f"{name}: not in {LEDGER}; run `refquant golden generate`" for name in hashes if name not in known]
