@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import Phase, given, settings
 
-from refquant.conformance.laws import LAWS
+from refquant.conformance.laws import LAWS, Traits, check_packing, check_quantizer
+from refquant.conformance.strategies import specs
+from refquant.core import spec
+from refquant.errors import NumericalError
+from refquant.layout.bits import pack_stream, pack_words, unpack_stream, unpack_words
 from refquant.methods.catalog import METHODS, find_card
+from refquant.methods.grid.rtn import rtn
 from tests.conformance.own_methods import CHECKS, WITHOUT_LAWS
 
 BLAS = "products go through BLAS, which may round differently for another layout; they held here"
@@ -45,10 +51,29 @@ def test_every_method_is_checked_or_says_why_not():
 
 def test_a_wrong_claim_is_found():
     """The symmetric promise of a scheme that is off centre, claimed by a quantizer that has it, breaks."""
-    from refquant.conformance.laws import Traits, check_quantizer
-    from refquant.core import spec
-    from refquant.methods.grid.rtn import rtn
-
     how = spec("int4", scheme="sym_gptq")
     report = check_quantizer(lambda x: rtn(x, how), traits=Traits(symmetric=True), laws=["sign_symmetry"])
     assert report.laws("broken") == ("sign_symmetry",)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_our_streams_of_bits_are_packings(bits):
+    """Codes in rows of bytes, and in rows of int32 words."""
+    for pack, unpack in ((pack_stream, unpack_stream), (pack_words, unpack_words)):
+        report = check_packing(
+            lambda codes, pack=pack: pack(codes, bits),
+            lambda packed, shape, unpack=unpack: unpack(packed, bits, shape[1]),
+            format=f"uint{bits}",
+            examples=15,
+        )
+        assert set(report.laws("held")) == {law.name for law in LAWS["packing"]}, str(report)
+
+
+def test_every_spec_keeps_the_promises_that_follow_from_it():
+    """What `Traits.of` says of schemes, roundings and policies, tried on round to nearest itself."""
+    drawn = []
+    collect = settings(max_examples=15, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
+    collect(given(specs(bits=(4, 2, 3, 8)))(lambda how: drawn.append(how)))()
+    for how in drawn:
+        report = check_quantizer(lambda x, how=how: rtn(x, how), spec=how, refusals=(NumericalError,), examples=4)
+        assert report.ok, f"{how.to_json()}\n{report}"
