@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import model
+import refquant as rq
 from refquant.apply.checkpoint import Provenance, load, load_quantized, save_quantized
 from refquant.apply.quantize import quantize_model
 from refquant.apply.recipe import Recipe, Weights, find_recipe
@@ -227,6 +228,33 @@ def test_quantizing_with_rewrites_is_quantizing_the_rewritten_model(plan):
         np.testing.assert_array_equal(weight.scale, apart.weights[name].scale)
     ids = np.arange(24).reshape(2, 12)
     np.testing.assert_array_equal(whole.attach(m).logits(ids), apart.attach(rewritten).logits(ids))
+
+
+@pytest.mark.parametrize("kind", ["per_token", "static"])
+def test_quantizers_see_the_input_behind_its_online_transforms(kind):
+    """By hand for one linear: factors at run time, GPTQ on their Hessian, activations quantized after them."""
+    m, states = tiny(), states_of()
+    others = tuple(name for names in GROUPS for name in names if name != "attn_out")
+    plan = recipe(
+        {"method": "gptq"},
+        rewrites=(Smoothing(places=("attn_out",), inapplicable="online"),),
+        skip=others,
+        activations={"method": kind, "bits": 6},
+    )
+    found, name = quantize_model(m, plan, states), prefix(0) + "attn_out"
+    block, xs = Block(m, 0), hidden_of(m, states)
+    x = np.concatenate([block.run(one)[1]["attn_out"] for one in xs])
+    s = np.sqrt(np.abs(x).max(0)) / np.sqrt(np.abs(block.w["attn_out"]).max(0))
+    w = block.w["attn_out"] * found.rewritten.online[name][0].factors
+    close(found.rewritten.online[name][0].factors, s)
+    expected = rq.gptq(w, rq.hessian(x / s), plan.weights.spec(), block_size=plan.weights.block_size)
+    np.testing.assert_array_equal(found.weights[name].codes, expected.codes)
+    top = np.abs(x / s).max(1, keepdims=True) if kind == "per_token" else np.abs(x / s).max()
+    if kind == "static":
+        close(found.input_grids[name].scale.item(), top / 31)
+    arrived = np.clip(np.rint(x / s / (top / 31)), -32, 31) * (top / 31)
+    linear = found.attach(m).linears[name]
+    np.testing.assert_allclose(linear(x), arrived @ expected.dequantize(np.dtype("f8")).T + block.b["attn_out"], rtol=1e-9, atol=1e-9)
 
 
 ONLINE = recipe(

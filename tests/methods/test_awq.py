@@ -108,6 +108,22 @@ def test_laws_of_the_searches(seed, bits, group):
     assert (np.abs(clipped) <= np.abs(w)).all()
 
 
+def test_the_first_candidate_wins_ties():
+    """A weight of zeros has no error under any factor or limit, and inputs of zeros none under any weight."""
+    rng = np.random.default_rng(4)
+    s = spec("int3", group_size=4, scheme="sym_full")
+    for w, x in ((np.zeros((3, 8)), rng.normal(size=(9, 8))), (rng.normal(size=(3, 8)), np.zeros((9, 8)))):
+        assert search_factors(x, [w], s).alpha == 0
+        np.testing.assert_array_equal(search_limits(w, x, s).limits, np.abs(w.reshape(3, 2, 4)).max(-1))
+
+
+def test_every_so_manieth_token_is_looked_at():
+    """As in the code: 11 tokens for a sample of 4 are every second one, which are 6."""
+    rng = np.random.default_rng(6)
+    w, x, s = rng.normal(size=(3, 8)), rng.normal(size=(11, 8)), spec("int3", scheme="asym_minmax")
+    np.testing.assert_array_equal(search_limits(w, x, s, sample_tokens=4).losses, search_limits(w, x[::2], s).losses)
+
+
 def test_token_weights_count_tokens_as_often_as_they_say():
     rng = np.random.default_rng(5)
     w, x, s = rng.normal(size=(4, 8)), rng.normal(size=(10, 8)), spec("int3", group_size=4, scheme="asym_minmax")
