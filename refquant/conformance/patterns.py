@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -110,8 +111,8 @@ PATTERNS: dict[str, Pattern] = {
     "positive": Pattern(flags=("one-sided",), row=lambda s, b: [(i + 9) / 16 for i in range(COLUMNS)]),
     "negatives": Pattern(flags=("one-sided", "negative"), row=lambda s, b: [-(i + 9) / 16 for i in range(COLUMNS)]),
     "outlier": Pattern(flags=("outlier",), row=lambda s, b: [1e4 if i == 7 else (i - 20) / 32 for i in range(COLUMNS)]),
-    "tiny": Pattern(flags=("tiny",), row=lambda s, b: [(i - 20) * 2.0**-24 for i in range(COLUMNS)]),
-    "subnormal": Pattern(flags=("tiny", "subnormal-scale"), row=lambda s, b: [(i - 21) * 2.0**-147 for i in range(COLUMNS)]),
+    "tiny": Pattern(flags=("tiny",), row=lambda s, b: [math.ldexp(i - 20, -24) for i in range(COLUMNS)]),
+    "subnormal": Pattern(flags=("tiny", "subnormal-scale"), row=lambda s, b: [math.ldexp(i - 21, -147) for i in range(COLUMNS)]),
     "signed-zeros": Pattern(
         flags=("negative-zero",), row=lambda s, b: [(-0.0 if i % 2 else 0.0) if i % 5 else (i - 20) / 4 for i in range(COLUMNS)]
     ),

@@ -33,7 +33,7 @@ def _numbers(dtype: np.dtype[Any]) -> dict[str, tuple[tuple[str, ...], list[floa
     """Flags and inputs by slug."""
     half = np.arange(-9, 10, dtype=dtype) + dtype.type(0.5)
     inf = dtype.type(np.inf)
-    top = 2.0 ** (np.finfo(dtype).nmant - 1)  # here and above, halves are the last fractions, then there are none
+    top = float(2 ** (int(np.finfo(dtype).nmant) - 1))  # here and above, halves are the last fractions, then there are none
     large = [top + 0.5, top + 1.5, 2 * top + 1, 2 * top + 3, 4 * top - 1, 4 * top + 2]
     return {
         "ordinary": (("ordinary", "negative"), [-7.75, -2.3, -1.9, -1.1, -0.7, 0.3, 0.7, 1.1, 2.6, 1000.3]),

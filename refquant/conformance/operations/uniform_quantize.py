@@ -112,7 +112,7 @@ def _flags(name: str, x: Array, expected: dict[str, Array], parameters: Paramete
     flags = [flag for flag in pattern.flags if holds and flag != "subnormal-scale"] or ["ordinary"]
     binary = BINARY[stored or ("float64" if x.dtype == np.float64 else "float32")]
     found = [grid for line in grids for grid in line]
-    if any(grid.scale < Fraction(2) ** binary.emin for grid in found):
+    if any(grid.scale < Fraction(1, 2**-binary.emin) for grid in found):
         flags.append("subnormal-scale")
     if stored:
         flags.append("stored-scale")
