@@ -278,6 +278,18 @@ def test_a_saved_folder_holds_the_rewritten_model(tmp_path, plan):
     assert again.online.keys() == found.rewritten.online.keys() == ({prefix(i) + "attn_out" for i in (0, 1)} if plan is ONLINE else set())
 
 
+def test_integer_linears_code_the_transformed_input():
+    m, states = tiny(), states_of()
+    plan = recipe({"method": "rtn"}, rewrites=ONLINE.rewrites, activations={"method": "per_token", "bits": 8})
+    found, ids = quantize_model(m, plan, states), np.arange(24).reshape(2, 12)
+    fake, integer = found.attach(m), found.attach(m, arithmetic="integer")
+    np.testing.assert_allclose(integer.logits(ids), fake.logits(ids), rtol=1e-9, atol=1e-9)
+    name = prefix(0) + "attn_out"
+    assert integer.linears[name].online
+    x = np.random.default_rng(0).standard_normal((5, 16))
+    assert (np.abs(integer.linears[name](x) - fake.linears[name](x)) <= integer.linears[name].difference_bound(x)).all()
+
+
 def test_a_float64_run_can_be_loaded_in_float32(tmp_path):
     source = write_folder(tmp_path / "source")
     m = model.load(source, "float64")

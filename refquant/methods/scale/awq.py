@@ -27,6 +27,8 @@ Departures from the authors' code
   [rows, tokens, groups]. Losses are summed in float64.
 * Tokens for [AWQ-5] are every ``tokens // 512``-th, as in the code, and all where there are fewer (the code divides by zero there).
 * Q is the spec that the weights are quantized with, the rounding of its scales included; the code searches with unrounded scales.
+* A group clipped at both ends is symmetric, and its zero point (2^b - 1) / 2 an exact tie: the last bit of its weights decides between
+  two grids that are a step apart and equally good. That is so in the code, too; it is why limits are compared and not codes behind them.
 * Tokens may have weights (masked or certain ones counting more): means over tokens become weighted means. That is not AWQ's; it is the
   alternative reading of DLLMQuant on AWQ.
 """
