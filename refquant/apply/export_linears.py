@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from refquant.apply.exporting import Exported, ExportSource, Loss, chosen_variant
-from refquant.apply.linear_layouts import AWQ, COMPRESSED_TENSORS, GPTQ, LinearLayout
+from refquant.apply.linear_layouts import AWQ, BITSANDBYTES, COMPRESSED_TENSORS, GPTQ, LinearLayout
 from refquant.core import QTensor
 from refquant.errors import InputError
 from refquant.methods.grid.rtn import rtn
@@ -35,6 +35,11 @@ def write_awq(source: ExportSource, out: Path, *, variant: str, requantize: bool
 def write_compressed_tensors(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
     """The layouts of compressed-tensors; the variant is its ``format``."""
     return _write(COMPRESSED_TENSORS, source, out, variant, requantize)
+
+
+def write_bitsandbytes(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
+    """bitsandbytes' 4-bit layout; variants are its tables, with and without nested scales."""
+    return _write(BITSANDBYTES, source, out, variant, requantize)
 
 
 def write_dequantized(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
@@ -88,7 +93,7 @@ def _held(layout: LinearLayout, name: str, weight: QTensor | Array, variant: str
         return like
     if not requantize:
         raise InputError(f"{name}: layout {layout.name} cannot hold {reason}; --requantize rounds to what it can hold")
-    rounded = rtn(_values(weight), layout.native(like, weight.shape, variant))
+    rounded = rtn(_values(weight).astype(layout.dtype), layout.native(like, weight.shape, variant))
     still = layout.why_not(rounded, variant)
     if still is not None:
         raise InputError(f"{name}: layout {layout.name} cannot hold {still}, requantized or not")

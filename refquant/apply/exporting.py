@@ -26,6 +26,7 @@ EXPORTERS: dict[str, str] = {
     "gptq": "refquant.apply.export_linears:write_gptq",
     "awq": "refquant.apply.export_linears:write_awq",
     "compressed-tensors": "refquant.apply.export_linears:write_compressed_tensors",
+    "bitsandbytes": "refquant.apply.export_linears:write_bitsandbytes",
     "dequantized": "refquant.apply.export_linears:write_dequantized",
 }
 

@@ -19,7 +19,10 @@ from refquant.apply.linear_layouts import LINEAR_LAYOUTS, LinearLayout, Settings
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe
 from refquant.core import QTensor, QuantSpec
+from refquant.core import spec as named_spec
+from refquant.core.block_formats import BLOCK_FORMATS
 from refquant.errors import InputError, UsageError
+from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array
 from refquant.storage import Checkpoint, canonical_json, digest, open_checkpoint, read_json, write_bytes, write_tensors, write_text
 from refquant.storage.border import quoted
@@ -28,6 +31,7 @@ IMPORTERS: dict[str, str] = {
     "gptq": "refquant.apply.importing:read_gptq",
     "awq": "refquant.apply.importing:read_awq",
     "compressed-tensors": "refquant.apply.importing:read_compressed_tensors",
+    "bitsandbytes": "refquant.apply.importing:read_bitsandbytes",
 }
 
 
@@ -162,6 +166,11 @@ def weight_recipe(found: Imported) -> Recipe:
 
 
 def _weight_fields(spec: QuantSpec) -> dict[str, Any]:
+    if not isinstance(spec.format, IntFormat):
+        named = [name for name in BLOCK_FORMATS if named_spec(name) == spec]
+        if not named:
+            raise InputError(f"{spec.format.name} in tiles {spec.tiling.extents}; recipes have no name for this block format")
+        return {"method": "rtn", "format": named[0]}
     size = spec.tiling.extents[1]
     if spec.tiling.extents[0] is None:
         raise InputError("one scale a tensor; a quantized folder has at least one for each row")
@@ -187,6 +196,11 @@ def read_awq(path: Path, *, variant: str) -> Imported:
 def read_compressed_tensors(path: Path, *, variant: str) -> Imported:
     """A folder of compressed-tensors."""
     return _read(LINEAR_LAYOUTS["compressed-tensors"], path, variant)
+
+
+def read_bitsandbytes(path: Path, *, variant: str) -> Imported:
+    """A folder with 4-bit linears of bitsandbytes."""
+    return _read(LINEAR_LAYOUTS["bitsandbytes"], path, variant)
 
 
 def _read(layout: LinearLayout, path: Path, variant: str) -> Imported:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from refquant.core import QTensor, QuantSpec, Tiling, spec
 from refquant.errors import InputError
-from refquant.layout import awq, compressed_tensors, gptq
+from refquant.layout import awq, bitsandbytes, compressed_tensors, gptq
 from refquant.layout.fields import column_tiles
 from refquant.numerics.arrays import Array
 
@@ -53,6 +53,8 @@ class LinearLayout:
         The ``quantization_config`` of some weights, the linears that are not quantized, and a variant.
     settings : callable
         What such a block says; raises InputError.
+    dtype : {"float64", "float32"}
+        In which weights are requantized; where scales keep the dtype that they were computed in, it is theirs.
     """
 
     name: str
@@ -65,6 +67,7 @@ class LinearLayout:
     native: Callable[[QTensor | None, tuple[int, ...], str], QuantSpec]
     config: Callable[[Mapping[str, QTensor], Sequence[str], str], dict[str, Any]]
     settings: Callable[[Mapping[str, Any]], Settings]
+    dtype: Literal["float64", "float32"] = "float64"
 
 
 def one_spec(weights: Mapping[str, QTensor]) -> QuantSpec:
@@ -224,6 +227,44 @@ def _compressed_settings(block: Mapping[str, Any]) -> Settings:
     return Settings(variant=kind, spec=replace(found, tiling=Tiling.tensor()) if strategy == "tensor" else found)
 
 
+def _blocks_why_not(q: QTensor, variant: str) -> str | None:
+    kind, nested = q.spec.format.name, q.spec.scales is not None
+    found = f"{kind}-nested" if nested else kind
+    if kind in bitsandbytes.KINDS and found != variant:
+        return f"{found} in the variant {variant}; --variant {found} does"
+    return bitsandbytes.why_not(q)
+
+
+def _blocks_native(like: QTensor | None, shape: tuple[int, ...], variant: str) -> QuantSpec:
+    del like, shape
+    kind, _, nested = variant.partition("-")
+    return bitsandbytes.block_spec(kind, 64, bool(nested))
+
+
+def _blocks_config(weights: Mapping[str, QTensor], plain: Sequence[str], variant: str) -> dict[str, Any]:
+    one_spec(weights)
+    kind, _, nested = variant.partition("-")
+    return {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "load_in_8bit": False,
+        "bnb_4bit_quant_type": kind,
+        "bnb_4bit_use_double_quant": bool(nested),
+        "bnb_4bit_compute_dtype": "float32",
+        "bnb_4bit_quant_storage": "uint8",
+        "llm_int8_skip_modules": list(plain),
+    }
+
+
+def _blocks_settings(block: Mapping[str, Any]) -> Settings:
+    if not entry(block, "load_in_4bit", bool, False):
+        raise InputError("quantization_config: load_in_4bit is not true; files of 4 bits are read")
+    kind, nested = entry(block, "bnb_4bit_quant_type", str, "fp4"), entry(block, "bnb_4bit_use_double_quant", bool, False)
+    if kind not in bitsandbytes.KINDS:
+        raise InputError(f"quantization_config: bnb_4bit_quant_type is {kind!r}; {' and '.join(bitsandbytes.KINDS)} are read")
+    return Settings(variant=f"{kind}-nested" if nested else kind, spec=bitsandbytes.block_spec(kind, 64, nested))
+
+
 GPTQ = LinearLayout(
     name="gptq",
     method="gptq",
@@ -263,4 +304,18 @@ COMPRESSED_TENSORS = LinearLayout(
     settings=_compressed_settings,
 )
 
-LINEAR_LAYOUTS: dict[str, LinearLayout] = {layout.name: layout for layout in (GPTQ, AWQ, COMPRESSED_TENSORS)}
+BITSANDBYTES = LinearLayout(
+    name="bitsandbytes",
+    method="bitsandbytes",
+    variants=("nf4", "fp4", "nf4-nested", "fp4-nested"),
+    parts=lambda variant: bitsandbytes.PARTS,
+    why_not=_blocks_why_not,
+    pack=lambda q, variant: bitsandbytes.pack(q),
+    unpack=lambda parts, settings: bitsandbytes.unpack(parts),
+    native=_blocks_native,
+    config=_blocks_config,
+    settings=_blocks_settings,
+    dtype="float32",
+)
+
+LINEAR_LAYOUTS: dict[str, LinearLayout] = {layout.name: layout for layout in (GPTQ, AWQ, COMPRESSED_TENSORS, BITSANDBYTES)}

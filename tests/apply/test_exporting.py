@@ -216,3 +216,29 @@ def test_a_damaged_folder(exported, tmp_path, name):
     assert all(part in str(told.value) for part in says), told.value
     assert "\n" not in str(told.value)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("variant", ["nf4", "fp4", "nf4-nested", "fp4-nested"])
+def test_bitsandbytes_there_and_back(tmp_path, variant):
+    name = variant.replace("-nested", "_double")
+    recipe = Recipe(name="blocks").replace(
+        weights={"method": "rtn", "format": name}, calibration={"states": "none"}, skip=("ff_out", "ff_proj", "up_proj")
+    )
+    quantized, folder = quantized_folder(tmp_path, recipe, d_model=64)
+    assert export(folder, "bitsandbytes", tmp_path / "bnb", variant=variant).losses == {}
+    assert import_folder(tmp_path / "bnb", tmp_path / "back").variant == variant
+    back = load_quantized(tmp_path / "back")
+    assert back.recipe.weights.format == name
+    for linear, q in quantized.weights.items():
+        assert np.array_equal(back.weights[linear].codes, q.codes)
+        assert np.array_equal(back.weights[linear].dequantize(), q.dequantize(np.dtype(np.float32)))
+    ids = np.arange(4, 16)[None]
+    assert np.array_equal(load(tmp_path / "back").logits(ids), load(folder).logits(ids))
+    with pytest.raises(InputError, match=f"--variant {variant} does"):
+        export(folder, "bitsandbytes", tmp_path / "other", variant="nf4" if variant != "nf4" else "fp4")
+
+
+def test_bitsandbytes_of_full_precision(tmp_path):
+    source = write_folder(tmp_path / "source", **(WIDE | {"d_model": 64}))
+    written = export(source, "bitsandbytes", tmp_path / "bnb", variant="fp4-nested", requantize=True)
+    assert len(written.losses) == written.weights
