@@ -261,3 +261,13 @@ def test_huge_quotients_saturate(x):
     code = Uniform("asym_incl0", 4, BINARY32).encode(F(x), grid)
     assert code == min(max(round_to_integer(F(x) / grid.scale) + 3, 0), 15)
     assert math.isfinite(x)
+
+
+def test_a_zero_point_stays_inside_the_codes_where_the_stored_scale_is_coarse():
+    """The range -1.25 units .. 0 has a scale of 5/12 units; stored as 1/3 it would put the zero at 4, outside 0..3."""
+
+    def cut_to_thirds(x):
+        return F(x.numerator * 3 // x.denominator, 3)
+
+    grid = Uniform("asym_incl0", 2, scale_format=cut_to_thirds).fit([F(-5, 4), F(0)])
+    assert (grid.scale, grid.zero) == (F(1, 3), 3)

@@ -23,8 +23,8 @@ How to add one
 3. Flags say why a case exists; new ones go into `refquant.conformance.flags.FLAGS` with meaning and bug. Small cases with one reason each
    are worth more than large ones: what fails tells what is wrong.
 4. Rules: equal bytes unless `rules` says ``ulp(n)``, ``scaled(bound)`` (of the largest magnitude) or, for codes of the bounded lane,
-   ``margin(bound)`` with `margins` for the part. A method that feeds errors back gives the operation a `reanchor` function too
-   (`refquant.conformance.reanchor` makes GPTQ's).
+   ``margin(bound)`` with `margins` for the part. A method that feeds errors back gives the operation a `reanchor` function too, which
+   returns a :class:`~refquant.conformance.reanchor.Reanchored`: `gptq.py` shows how. The order of decisions is the part ``order``.
 5. A line in the table `refquant.conformance.catalog.OPERATIONS`.
 6. Mutants in `refquant/conformance/mutants/`: named wrong implementations, each with the flag that must catch it.
 7. ``refquant golden generate --operation NAME``, then ``refquant golden lint`` and ``refquant golden coverage``. Ids are permanent, and a
