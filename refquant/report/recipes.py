@@ -28,10 +28,14 @@ def annotated_toml(recipe: Recipe) -> str:
     True
     """
     parts = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if dataclasses.is_dataclass(getattr(recipe, f.name))}
-    top = {name: value for name, value in recipe.to_dict().items() if name not in parts}
+    tree = recipe.to_dict()
+    # Tables stand behind all plain values: an empty list of rewrites is one of those, each rewrite is a table.
+    top = {name: value for name, value in tree.items() if name not in parts and not (name == "rewrites" and value)}
     blocks = [_fields(Recipe, top)]
-    for name, part in parts.items():
-        blocks.append(_comment(_summary(type(part))) + f"[{name}]\n" + _fields(type(part), recipe.to_dict()[name]))
+    tables = [(f"[{name}]", part, tree[name]) for name, part in parts.items()]
+    tables += [("[[rewrites]]", part, values) for part, values in zip(recipe.rewrites, tree["rewrites"], strict=True)]
+    for title, part, values in tables:
+        blocks.append(_comment(_summary(type(part))) + f"{title}\n" + _fields(type(part), values))
     return "\n".join(blocks).rstrip("\n")
 
 
