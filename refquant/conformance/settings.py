@@ -21,6 +21,9 @@ import threadpoolctl
 
 from refquant.errors import NumericalError
 
+ALIASES = {"katmai": "prescott"}
+"""OpenBLAS built without its oldest kernels takes Prescott's for all of them, and calls it by the first name in its list."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -62,7 +65,8 @@ class Setting:
         """What of it a process did not get, in words; None if it got all."""
         if self.blas_threads is not None and set(seen.blas_threads) != {self.blas_threads}:
             return f"{self.blas_threads} BLAS threads were asked for; BLAS runs with {list(seen.blas_threads) or 'an unknown number'}"
-        if self.blas_kernel is not None and {kernel.lower() for kernel in seen.blas_kernels} != {self.blas_kernel.lower()}:
+        kernels = {ALIASES.get(kernel.lower(), kernel.lower()) for kernel in seen.blas_kernels}
+        if self.blas_kernel is not None and kernels != {self.blas_kernel.lower()}:
             return f"the BLAS kernel {self.blas_kernel} was asked for; BLAS runs with {list(seen.blas_kernels) or 'an unknown one'}"
         if not self.simd and seen.simd:
             return f"NumPy's SIMD levels were to be off; still on: {', '.join(seen.simd)}"

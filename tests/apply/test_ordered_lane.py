@@ -13,7 +13,7 @@ import refquant.apply.quantize as quantizing
 from refquant.apply.evaluation import Sizes, evaluate, read_evaluation_set
 from refquant.apply.recipe import find_recipe
 from refquant.apply.run import open_workbench
-from refquant.conformance.settings import Setting, active_simd, run_under
+from refquant.conformance.settings import Setting, Surroundings, active_simd, run_under
 from refquant.errors import NumericalError
 from refquant.numerics import FAST, ORDERED, arithmetic
 from tests.apply.lanes import digest_of, quantize_everything, tiny_digest, tiny_model
@@ -101,6 +101,20 @@ def test_one_digest_whatever_blas_and_numpy_run_with():
 @pytest.mark.slow
 def test_one_digest_of_the_embedded_model_whatever_blas_and_numpy_run_with():
     check_settings("tests.apply.lanes:embedded_digest")
+
+
+def test_what_a_process_did_not_get_is_seen():
+    def seen(threads=(1, 1), kernels=("SkylakeX", "SkylakeX"), simd=()):
+        return Surroundings(numpy="2", python="3", blas_threads=threads, blas_kernels=kernels, simd=simd)
+
+    asked = Setting(name="x", blas_threads=1, blas_kernel="SkylakeX", simd=False)
+    assert asked.missing(seen()) is None
+    assert "[1, 2]" in asked.missing(seen(threads=(1, 2)))
+    assert "unknown number" in asked.missing(seen(threads=()))
+    assert "Haswell" in asked.missing(seen(kernels=("SkylakeX", "Haswell")))
+    assert "X86_V3" in asked.missing(seen(simd=("X86_V3",)))
+    assert Setting(name="y", blas_kernel="Prescott").missing(seen(kernels=("Katmai",))) is None
+    assert Setting(name="z").missing(seen(threads=(), kernels=(), simd=("AVX2",))) is None
 
 
 def test_a_setting_that_a_machine_cannot_give_is_told():
