@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from refquant.apply.compressed_layout import COMPRESSED_TENSORS
 from refquant.apply.exporting import Exported, ExportSource, Loss, chosen_variant
-from refquant.apply.linear_layouts import AWQ, BITSANDBYTES, COMPRESSED_TENSORS, GPTQ, LinearLayout
+from refquant.apply.linear_layout import LinearLayout
+from refquant.apply.linear_layouts import AWQ, BITSANDBYTES, GPTQ
 from refquant.core import QTensor
 from refquant.errors import InputError
 from refquant.methods.grid.rtn import rtn

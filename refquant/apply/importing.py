@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from refquant.apply.checkpoint import KEPT_FILES, Provenance, save_quantized
-from refquant.apply.linear_layouts import LINEAR_LAYOUTS, LinearLayout, Settings
+from refquant.apply.linear_layout import LinearLayout, Settings
+from refquant.apply.linear_layouts import LINEAR_LAYOUTS
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe
-from refquant.core import QTensor, QuantSpec
+from refquant.core import QTensor, QuantSpec, Tiling
 from refquant.core import spec as named_spec
 from refquant.core.block_formats import BLOCK_FORMATS
 from refquant.errors import InputError, UsageError
@@ -168,6 +169,8 @@ def weight_recipe(found: Imported) -> Recipe:
 def _weight_fields(spec: QuantSpec) -> dict[str, Any]:
     if not isinstance(spec.format, IntFormat):
         named = [name for name in BLOCK_FORMATS if named_spec(name) == spec]
+        if spec.scales is None and not named and spec.tiling == Tiling.channel():
+            return {"method": "rtn", "format": spec.format.name, "group_size": -1, "scale_format": spec.scale_format or ""}
         if not named:
             raise InputError(f"{spec.format.name} in tiles {spec.tiling.extents}; recipes have no name for this block format")
         return {"method": "rtn", "format": named[0]}

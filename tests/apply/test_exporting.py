@@ -242,3 +242,22 @@ def test_bitsandbytes_of_full_precision(tmp_path):
     source = write_folder(tmp_path / "source", **(WIDE | {"d_model": 64}))
     written = export(source, "bitsandbytes", tmp_path / "bnb", variant="fp4-nested", requantize=True)
     assert len(written.losses) == written.weights
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights"),
+    [
+        ("float-quantized", {"format": "e4m3fn", "group_size": -1, "scale_format": "float32"}),
+        ("nvfp4-pack-quantized", {"format": "nvfp4_compressed_tensors"}),
+        ("mxfp4-pack-quantized", {"format": "mxfp4_even"}),
+    ],
+)
+def test_floating_point_there_and_back(tmp_path, variant, weights):
+    recipe = Recipe(name="floats").replace(weights={"method": "rtn"} | weights, calibration={"states": "none"})
+    quantized, folder = quantized_folder(tmp_path, recipe)
+    assert export(folder, "compressed-tensors", tmp_path / "ct", variant=variant).losses == {}
+    assert import_folder(tmp_path / "ct", tmp_path / "back").variant == variant
+    back = load_quantized(tmp_path / "back")
+    assert {name: q.digest() for name, q in back.weights.items()} == {name: q.digest() for name, q in quantized.weights.items()}
+    source = write_folder(tmp_path / "another", **WIDE)
+    assert export(source, "compressed-tensors", tmp_path / "lossy", variant=variant, requantize=True).losses
