@@ -194,3 +194,10 @@ def test_what_does_not_fit_is_refused():
     huge = np.full((3, 4), 1e30, dtype=np.float32)
     with pytest.raises(NumericalError, match="finite loss"):
         search_factors(huge, [np.full((2, 4), 1e30, np.float32)], s, lambda _: np.full((3, 2), np.nan, np.float32))
+
+
+def test_a_candidate_without_a_finite_loss_never_wins():
+    x, w, s = np.ones((3, 4)), np.ones((2, 4)), spec("int4", scheme="asym_minmax")
+    calls = iter([0.0, np.nan, np.inf, 3.0, 2.0, 5.0])  # the module as it is, then five candidates
+    found = search_factors(x, [w], s, lambda _: np.full((3, 1), next(calls)), candidates=5)
+    assert found.alpha == 3 / 5

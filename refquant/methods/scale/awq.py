@@ -177,9 +177,9 @@ def search_factors(
             continue
         found = of_module([_rounded_under(w, factors, spec, arithmetic) for w in weights])
         losses[index] = _mean_square(wanted, found, token_weights, arithmetic)
-        if losses[index] < losses[best] or best < 0:  # [AWQ-3]
+        if np.isfinite(losses[index]) and (best < 0 or losses[index] < losses[best]):  # [AWQ-3]
             best, chosen = index, factors
-    if best < 0 or not np.isfinite(losses[best]):
+    if best < 0:
         raise NumericalError(f"no candidate of {candidates} has finite factors and a finite loss; rescale the inputs or use float64")
     return FactorSearch(alpha=best / candidates, factors=chosen, losses=losses, magnitudes=magnitudes)
 
