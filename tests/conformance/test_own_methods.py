@@ -73,7 +73,13 @@ def test_every_spec_keeps_the_promises_that_follow_from_it():
     """What `Traits.of` says of schemes, roundings and policies, tried on round to nearest itself."""
     drawn = []
     collect = settings(max_examples=15, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
-    collect(given(specs(bits=(4, 2, 3, 8)))(lambda how: drawn.append(how)))()
+
+    @collect
+    @given(specs(bits=(4, 2, 3, 8)))
+    def remember(how):
+        drawn.append(how)
+
+    remember()
     for how in drawn:
         report = check_quantizer(lambda x, how=how: rtn(x, how), spec=how, refusals=(NumericalError,), examples=4)
         assert report.ok, f"{how.to_json()}\n{report}"

@@ -13,6 +13,8 @@ from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array, Float64Array
 from refquant.numerics.casting import as_float64
 
+FLOAT64 = np.dtype(np.float64)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -24,12 +26,15 @@ class Answer:
         The numbers after quantization.
     codes : int64 ndarray of the same shape, optional
     scale, zero : float64 ndarray, broadcastable to the shape, optional
+    dtype : dtype
+        Of the numbers as they were returned; float64 where they were decoded here.
     """
 
     values: Float64Array
     codes: Array | None = None
     scale: Float64Array | None = None
     zero: Float64Array | None = None
+    dtype: np.dtype[Any] = FLOAT64
 
 
 def ask(subject: Subject, *arguments: Array) -> Answer:
@@ -70,7 +75,7 @@ def read_answer(found: Any, tiling: Tiling | None = None) -> Answer:
     if isinstance(found, tuple | list) and len(found) in (2, 3) and all(part is None or _is_array(part) for part in found):
         return _read_parts(np.asarray(found[0]), found[1], found[2] if len(found) == 3 else None, tiling)
     if _is_array(found):
-        return Answer(values=as_float64(found))
+        return Answer(values=as_float64(found), dtype=np.asarray(found).dtype)
     raise UnreadableAnswerError(
         f"the function returned a {type(found).__name__}; allowed are an array of numbers, (codes, scale), (codes, scale, zero), "
         "or an object with dequantize()"
@@ -82,14 +87,15 @@ def _is_array(found: object) -> bool:
 
 
 def _read_object(found: Any, tiling: Tiling | None) -> Answer:
-    values = as_float64(found.dequantize())
+    returned = np.asarray(found.dequantize())
+    values, dtype = as_float64(returned), returned.dtype
     codes, scale, zero = (getattr(found, name, None) for name in ("codes", "scale", "zero"))
     spec = getattr(found, "spec", None)
     other_codes = isinstance(spec, QuantSpec) and not isinstance(spec.format, IntFormat)  # numbers of members, not steps
     if codes is None or scale is None or other_codes or getattr(found, "permutation", None) is not None:
-        return Answer(values=values)
+        return Answer(values=values, dtype=dtype)
     parts = _read_parts(np.asarray(codes), scale, zero, tiling)
-    return Answer(values=values, codes=parts.codes, scale=parts.scale, zero=parts.zero)
+    return Answer(values=values, codes=parts.codes, scale=parts.scale, zero=parts.zero, dtype=dtype)
 
 
 def _read_parts(codes: Array, scale: Any, zero: Any, tiling: Tiling | None) -> Answer:

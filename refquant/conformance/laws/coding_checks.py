@@ -42,7 +42,7 @@ class _Coded:
     """An answer whose codes and scales are there."""
 
     def __init__(self, answer: Answer, codes: Array, scale: Array) -> None:
-        self.values, self.zero = answer.values, answer.zero
+        self.answer, self.values, self.zero = answer, answer.values, answer.zero
         self.codes, self.scale = codes, scale
 
 
@@ -56,7 +56,7 @@ def decoding(subject: Subject, example: Example) -> None:
     """The numbers that are returned are those that codes and scales stand for."""
     found = _with_codes(answer_for(subject, example))
     decoded = found.scale * (found.codes if found.zero is None else found.codes - found.zero)
-    require_within(found.values, decoded, slack(main_array(subject, example), decoded), "numbers against scale * (code - zero)")
+    require_within(found.values, decoded, slack(main_array(subject, example), found.answer), "numbers against scale * (code - zero)")
 
 
 def half_step(subject: Subject, example: Example) -> None:
@@ -66,7 +66,7 @@ def half_step(subject: Subject, example: Example) -> None:
     lo, hi = subject.traits.ends or (0, 0)
     inside = (found.codes > lo) & (found.codes < hi)
     real = as_float64(x)
-    bound = np.where(inside, found.scale / 2 + slack(x, found.values), np.inf)
+    bound = np.where(inside, found.scale / 2 + slack(x, found.answer), np.inf)
     require_within(found.values, real, bound, "a number between the end codes")
 
 
@@ -74,7 +74,7 @@ def nearest_level(subject: Subject, example: Example) -> None:
     """No level that the tile uses is nearer than the one that was taken."""
     x, tiling = main_array(subject, example), subject.traits.tiling or Tiling.tensor()
     found = answer_for(subject, example)
-    real, room = as_float64(x), slack(x, found.values)
+    real, room = as_float64(x), slack(x, found)
     for members in tile_members(tiling, x.shape):
         levels = np.unique(found.values[members])
         own = np.abs(found.values - real)
@@ -103,10 +103,10 @@ def monotone(subject: Subject, example: Example) -> None:
 def idempotent(subject: Subject, example: Example) -> None:
     """What was quantized is quantized to itself."""
     x = main_array(subject, example)
-    once = answer_for(subject, example).values
+    once = answer_for(subject, example)
     working = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-    again = answer_for(subject, example, once.astype(working)).values
-    require_within(again, once, 2 * slack(x, once), "f(f(x)) against f(x)")
+    again = answer_for(subject, example, once.values.astype(working)).values
+    require_within(again, once.values, 2 * slack(x, once), "f(f(x)) against f(x)")
 
 
 def same_grid(subject: Subject, example: Example) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from refquant.conformance.laws.answer import Answer
 from refquant.core import Tiling
 from refquant.numerics.arrays import Array, BoolArray, Float64Array
 from refquant.numerics.casting import as_float64
@@ -26,12 +27,12 @@ def tile_members(tiling: Tiling, shape: tuple[int, ...]) -> Iterator[BoolArray]:
         yield np.asarray(labels == tile)
 
 
-def slack(x: Array, values: Float64Array) -> Float64Array:
+def slack(x: Array, found: Answer) -> Float64Array:
     """Bound on what the quotient and the product of rounding to nearest may add to its error, element by element.
 
-    Numbers narrower than float64 are taken to be computed with in float32. Quotient and product round once each (the quotient twice where
-    a reciprocal is multiplied with), which is below four units in the last place of either number.
+    It is float32's wherever input or answer is narrower than float64, and float64's otherwise. Quotient and product round once each (the
+    quotient twice where a reciprocal is multiplied with), which is below four units in the last place of either number.
     """
-    working = np.finfo(np.float64 if x.dtype == np.float64 else np.float32)
+    working = np.finfo(np.float64 if x.dtype == found.dtype == np.float64 else np.float32)
     unit = 4 * float(working.eps)
-    return np.asarray(unit * np.abs(as_float64(x)) + unit * np.abs(values) + 4 * float(working.smallest_subnormal))
+    return np.asarray(unit * np.abs(as_float64(x)) + unit * np.abs(found.values) + 4 * float(working.smallest_subnormal))
