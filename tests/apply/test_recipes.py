@@ -27,6 +27,7 @@ SHIPPED = (
     "gptq-w4a16",
     "gptq-w4a4",
     "quarot-gptq-w4a4",
+    "quarot-qdlm-w4a4",
     "quarot-rtn-w4a4",
     "rtn-w4a16",
     "rtn-w4a4",

@@ -159,6 +159,20 @@ def test_rotations_recover_what_outliers_cost() -> None:
     assert errors["duquant"] < 0.8 * errors["loud"]
 
 
+def test_four_bits_on_the_embedded_model_with_outliers() -> None:
+    """RTN W4A4 collapses, QuaRot recovers most of it: shares of positions whose likeliest token is another."""
+    m = injected(model.embedded())
+    ids = np.random.default_rng(0).integers(4, 1000, (4, 48))
+    ids[:, 1::3] = 3
+    best = m.logits(ids).argmax(axis=-1)
+    flips = {}
+    for name in ("rtn-w4a4", "quarot-rtn-w4a4"):
+        plan = find_recipe(name).replace(weights={"clip_search": False}, values={"method": "none"}, calibration={"states": "none"})
+        flips[name] = float((quantize_model(m, plan, ()).attach(m).logits(ids).argmax(axis=-1) != best).mean())
+    assert flips["rtn-w4a4"] > 0.8
+    assert flips["quarot-rtn-w4a4"] < 0.5
+
+
 def test_duquant_searches_on_the_inputs_as_they_arrive() -> None:
     """On the tokens with the largest magnitudes, behind whatever is online already, from the recipe's seed."""
     m = tiny()
