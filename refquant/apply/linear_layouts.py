@@ -80,7 +80,7 @@ def _blocks_why_not(q: QTensor, variant: str) -> str | None:
     return bitsandbytes.why_not(q)
 
 
-def _blocksnative_integers(like: QTensor | None, shape: tuple[int, ...], variant: str) -> QuantSpec:
+def _blocks_native(like: QTensor | None, shape: tuple[int, ...], variant: str) -> QuantSpec:
     del like, shape
     kind, _, nested = variant.partition("-")
     return bitsandbytes.block_spec(kind, 64, bool(nested))
