@@ -16,10 +16,11 @@ from refquant.errors import InputError, NumericalError, UsageError
 from refquant.formats.codebook import Codebook
 from refquant.formats.floating import FloatFormat
 from refquant.formats.integer import IntFormat
-from refquant.formats.members import Format, members_of, table_of, thresholds_of
+from refquant.formats.members import Format, float32_buckets, members_of, table_of, thresholds_of
 from refquant.formats.rounding import MemberRounding
 
 Array = NDArray[Any]
+BUCKETS_PAY = 1 << 12  # numbers from which on a table of 65536 entries is worth making
 FormatOverflow = Literal["saturate", "infinity", "nan", "raise"]
 FormatNan = Literal["raise", "nan", "zero"]
 
@@ -80,7 +81,7 @@ def encode(
         raise InputError(f"NaN at index {_first(missing)}; encode finite numbers, or choose nan='nan' or 'zero'")
     if some_missing and nan == "zero":
         x = np.where(missing, working.type(0), x)
-    index = np.searchsorted(limits.inner, x, side="right")
+    index = _member_index(x, fmt, mode)
     codes = np.asarray(members.codes[index])
     if isinstance(fmt, FloatFormat) and fmt.negative_zero_code is not None:
         codes[(index == members.zero) & np.signbit(x)] = fmt.negative_zero_code
@@ -92,6 +93,16 @@ def encode(
         codes[missing] = fmt.nan_code
         codes[missing & np.signbit(x)] |= fmt.dtype.type(fmt.sign_bit)
     return codes
+
+
+def _member_index(x: Array, fmt: Format, mode: MemberRounding) -> Array:
+    """Index of the member that each number rounds to: how many decision boundaries it has reached."""
+    buckets = float32_buckets(fmt, mode) if x.dtype == np.float32 and x.size >= BUCKETS_PAY else None
+    if buckets is None:
+        return np.searchsorted(thresholds_of(fmt, mode, x.dtype).inner, x, side="right")
+    first, next_boundary = buckets
+    index = first[x.view(np.uint32) >> 16]
+    return np.asarray(index + (x >= next_boundary[index]))
 
 
 def decode(codes: Array, fmt: Format, dtype: Any = np.float32) -> Array:

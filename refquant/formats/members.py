@@ -111,6 +111,35 @@ def thresholds_of(fmt: Format, rounding: MemberRounding, dtype: np.dtype[np.floa
     return Thresholds(inner=_frozen(inner), above=float(ends[0]), below=float(ends[1]))
 
 
+@lru_cache(maxsize=256)
+def float32_buckets(fmt: Format, rounding: MemberRounding) -> tuple[NDArray[np.integer], NDArray[np.float32]] | None:
+    """A short cut for float32: the upper 16 bits of a number leave one comparison at most.
+
+    Returns
+    -------
+    first : integer ndarray ``[65536]``
+        The member that the lowest number with these upper bits rounds to.
+    next_boundary : float32 ndarray ``[members]``
+        From where a later member is taken; NaN, which nothing reaches, behind the last.
+    or None
+        If two boundaries share their upper bits.
+    """
+    inner = thresholds_of(fmt, rounding, np.dtype(np.float32)).inner.astype(np.float32)
+    upper = np.arange(1 << 16, dtype=np.uint32) << 16
+    positive = upper < 1 << 31
+    ends = (
+        np.stack([np.where(positive, upper, upper | 0xFFFF), np.where(positive, upper | 0xFFFF, upper)]).astype(np.uint32).view(np.float32)
+    )
+    special = (upper >> 23) % 256 == 255  # infinities are alone among NaN, whose place does not matter
+    lowest, highest = (np.where(special, upper.view(np.float32), row) for row in ends)
+    first, last = (np.searchsorted(inner, row, side="right") for row in (lowest, highest))
+    ordinary = ~np.isnan(lowest)
+    if (last - first)[ordinary].max() > 1:
+        return None
+    first = np.where(ordinary, first, 0).astype(np.uint8 if len(inner) < 1 << 8 else np.uint16)
+    return _frozen(first), _frozen(np.append(inner, np.float32(np.nan)).astype(np.float32))
+
+
 def _between(
     fmt: Format, lower: Float64s, upper: Float64s, lower_even: NDArray[np.bool_], upper_even: NDArray[np.bool_], rounding: MemberRounding
 ) -> Float64s:
