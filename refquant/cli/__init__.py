@@ -25,6 +25,7 @@ COMMANDS = {
     "methods": "List the methods and recipes.",
     "explain": "Print the card of a method, or a recipe with a comment at every field.",
     "golden": "Make, check and read the golden vectors.",
+    "conform": "Hold anybody's implementation against the golden vectors, and explain what is wrong.",
 }
 MODULES = {"import": "import_"}  # where a command's name is no name for a module
 INTERRUPTED = 130

@@ -1,13 +1,15 @@
 """Somebody's implementation: an object that has any subset of the operations.
 
-A backend is named ``package.module:object``. The object is a mapping from names of operations to callables, or has methods of those names
-with ``_`` for the dot (``rounding_half_even``). Each is called as ``f(inputs, parameters)``, both mappings by name, and returns its outputs
-as a mapping of arrays.
+A backend is named ``package.module:object``; modules are also looked for in the current directory. The object is a mapping from names of
+operations to callables, or has methods of those names with ``_`` for the dot (``rounding_half_even``). Each is called as
+``f(inputs, parameters)``, both mappings by name, and returns its outputs as a mapping of arrays.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -32,12 +34,14 @@ def load_backend(name: str) -> dict[str, Run]:
     module, colon, path = name.partition(":")
     if not (module and colon and path):
         raise UsageError(f"a backend is named package.module:object, not {name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there takes the place of something installed
     try:
         found: Any = importlib.import_module(module)
         for attribute in path.split("."):
             found = getattr(found, attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"the backend {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # whatever somebody's module raises while it is loaded
+        raise UsageError(f"the backend {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if isinstance(found, Mapping):
         having = {operation: found[operation] for operation in OPERATIONS if operation in found}
     else:
