@@ -256,7 +256,7 @@ def gptq_trace(
     scale, zero = grids.columns()
     residual = decided - scale * (codes if zero is None else codes - zero)
     quantized = QTensor(
-        codes=codes_of(_unpermuted(codes, order), spec),
+        codes=codes_of(codes[:, np.argsort(order, kind="stable")], spec),
         scale=grids.grid.scale,
         zero=grids.grid.zero,
         coded=grids.grid.coded,
@@ -345,9 +345,3 @@ def _order(diagonal: Array, act_order: bool | Array) -> IntArray:
     if order.shape != columns.shape or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), columns):
         raise InputError(f"act_order is True, False or an ordering of {len(columns)} columns")
     return order.astype(np.intp)
-
-
-def _unpermuted(ordered: Array, order: IntArray) -> Array:
-    original = np.empty_like(ordered)
-    original[:, order] = ordered
-    return original
