@@ -19,26 +19,28 @@ from refquant.conformance.laws import (
 )
 from refquant.core import Tiling, spec
 from refquant.errors import NumericalError, UsageError
-from tests.conformance.wrong_functions import (
-    GROUPS,
-    HOW,
+from tests.conformance.wrong_companions import (
     RIGHT_STATISTICS,
-    ROWS,
-    WEIGHTS,
-    WRONG_METHODS,
     WRONG_PACKINGS,
-    WRONG_QUANTIZERS,
     WRONG_REWRITES,
     WRONG_STATISTICS,
     pack_nibbles,
+    rotation,
+    smooth,
+    unpack_nibbles,
+)
+from tests.conformance.wrong_functions import (
+    GROUPS,
+    HOW,
+    ROWS,
+    WEIGHTS,
+    WRONG_METHODS,
+    WRONG_QUANTIZERS,
     right,
     right_encode,
     right_in_groups,
     right_method,
-    rotation,
-    smooth,
     truncates,
-    unpack_nibbles,
     values,
 )
 
@@ -92,14 +94,14 @@ def test_what_is_wrong_breaks_its_law_and_the_snippet_shows_it_again(kind, law):
     ("f", "traits"), [(right, ROWS), (right_in_groups, GROUPS), (lambda x: values(right(x)), ROWS)], ids=["rows", "groups", "values"]
 )
 def test_what_is_right_holds(f, traits):
-    report = check_quantizer(f, traits=traits, encode=right_encode, refusals=(OverflowError,), examples=30)
+    report = check_quantizer(f, traits=traits, encode=right_encode, refusals=(OverflowError,), examples=20)
     assert report.ok, str(report)
     skipped = {"chunk_independence"} if traits is ROWS else set()
     if report["half_step"].verdict == "not applicable":
         assert "returns numbers alone" in report["half_step"].reason
         skipped |= {"codes_in_range", "decoding", "half_step", "same_grid_idempotence"}
     assert set(report.laws("held")) == set(WRONG_QUANTIZERS) - skipped
-    assert all(record.calls >= 20 for record in report if record.verdict == "held")
+    assert all(record.calls >= 10 for record in report if record.verdict == "held")
 
 
 def test_what_is_right_of_the_other_kinds_holds():
@@ -128,7 +130,7 @@ def test_the_same_seed_finds_the_same():
     assert first.found == second.found
     assert first.calls == second.calls
     assert first.reproduction == second.reproduction
-    counts = {check_quantizer(truncates, traits=ROWS, laws=["half_step"], seed=seed)["half_step"].calls for seed in range(4)}
+    counts = {check_quantizer(truncates, traits=ROWS, laws=["half_step"], seed=seed)["half_step"].calls for seed in range(3)}
     assert len(counts) > 1, "the seed has no effect"
 
 
