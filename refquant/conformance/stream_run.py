@@ -64,12 +64,13 @@ def run_streams(
 
 def _run(backend: Backend, operation: Operation, stream: Stream, name: str, digests: Sequence[str]) -> StreamVerdict:
     parts = [part.name for part in operation.outputs]
+    dtypes = {part: array.dtype for part, array in operation.reference(stream.make(0, 1), stream.parameters, arithmetic=FAST).items()}
 
     def run(inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Mapping[str, Array]:
         found = backend.answer(Question(id=name, operation=operation.name, parameters=parameters, inputs=inputs))
         if absent := [part for part in parts if part not in found]:
             raise BackendTrouble("garbage", f"the output {absent[0]!r} is missing")
-        return {part: _fitting(part, np.asarray(found[part])) for part in parts}
+        return {part: _fitting(part, np.asarray(found[part]), dtypes[part]) for part in parts}
 
     verdict = partial(StreamVerdict, id=name, rows=stream.rows, digest=digests[-1])
     try:
@@ -80,7 +81,12 @@ def _run(backend: Backend, operation: Operation, stream: Stream, name: str, dige
         return verdict(trouble=str(trouble))
 
 
-def _fitting(part: str, array: Array) -> Array:
-    if array.dtype.kind == "O":
-        raise BackendTrouble("garbage", f"the output {part!r} is no array of numbers")
-    return array
+def _fitting(part: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """An output in the dtype that is hashed; as in cases, any integer dtype will do that holds the codes."""
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind in "iu" and dtype.kind in "iu":
+        cast = array.astype(dtype)
+        if np.array_equal(cast.astype(array.dtype), array):
+            return cast
+    raise BackendTrouble("garbage", f"the output {part!r} is {array.dtype}, and holds values that {dtype} does not or is of another kind")
