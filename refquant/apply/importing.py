@@ -206,7 +206,40 @@ def read_bitsandbytes(path: Path, *, variant: str) -> Imported:
     return _read(LINEAR_LAYOUTS["bitsandbytes"], path, variant)
 
 
-def _read(layout: LinearLayout, path: Path, variant: str) -> Imported:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedLinears:
+    """A folder in a layout of linears, before its tensors are read.
+
+    Parameters
+    ----------
+    stored : Checkpoint
+    config : dict
+        ``config.json``.
+    settings : Settings
+    linears : tuple of str
+    suffixes : tuple of str
+        Names of a linear's parts, all that may be there.
+    """
+
+    stored: Checkpoint
+    config: Mapping[str, Any]
+    settings: Settings
+    linears: tuple[str, ...]
+    suffixes: tuple[str, ...]
+
+    def parts_of(self, name: str) -> list[str]:
+        """Full names of the parts of a linear that are there."""
+        return [f"{name}.{part}" for part in self.suffixes if f"{name}.{part}" in self.stored.names]
+
+    @property
+    def untouched(self) -> list[str]:
+        """Names of all other tensors."""
+        used = {f"{name}.{part}" for name in self.linears for part in self.suffixes}
+        return [name for name in self.stored.names if name not in used]
+
+
+def open_linears(layout: LinearLayout, path: Path, variant: str) -> OpenedLinears:
+    """Open a folder and read what its ``config.json`` says; InputError or UsageError as :func:`import_folder`."""
     stored = open_checkpoint(path)
     config = read_json(path / "config.json")
     block = config.get("quantization_config")
@@ -220,24 +253,28 @@ def _read(layout: LinearLayout, path: Path, variant: str) -> Imported:
         raise UsageError(f"variants of {layout.name} are {', '.join(layout.variants)}, not {variant!r}")
     settings = Settings(variant=variant or settings.variant, spec=settings.spec)
     suffixes = layout.parts(settings.variant)
-    linears = [name.removesuffix(f".{suffixes[0]}") for name in stored.names if name.endswith(f".{suffixes[0]}")]
-    weights = {name: _read_linear(layout, stored, name, settings) for name in linears}
-    used = {f"{name}.{part}" for name in linears for part in suffixes}
+    linears = tuple(name.removesuffix(f".{suffixes[0]}") for name in stored.names if name.endswith(f".{suffixes[0]}"))
+    return OpenedLinears(stored=stored, config=config, settings=settings, linears=linears, suffixes=suffixes)
+
+
+def read_linear(layout: LinearLayout, opened: OpenedLinears, name: str) -> QTensor:
+    """One linear of an opened folder; InputError naming it if its parts do not fit."""
+    parts = {full.removeprefix(f"{name}."): opened.stored.read(full) for full in opened.parts_of(name)}
+    try:
+        return layout.unpack(parts, opened.settings)
+    except InputError as error:
+        raise InputError(f"{opened.stored.directory}: {name}: {error}") from error
+
+
+def _read(layout: LinearLayout, path: Path, variant: str) -> Imported:
+    opened = open_linears(layout, path, variant)
     files = {name: (path / name).read_bytes() for name in KEPT_FILES if name != "config.json" and (path / name).is_file()}
     return Imported(
         layout=layout.name,
-        variant=settings.variant,
-        config={key: value for key, value in config.items() if key != "quantization_config"},
-        weights=weights,
-        untouched={name: stored.read(name) for name in stored.names if name not in used},
-        digest=digest(canonical_json([stored.digest(), config])),
+        variant=opened.settings.variant,
+        config={key: value for key, value in opened.config.items() if key != "quantization_config"},
+        weights={name: read_linear(layout, opened, name) for name in opened.linears},
+        untouched={name: opened.stored.read(name) for name in opened.untouched},
+        digest=digest(canonical_json([opened.stored.digest(), dict(opened.config)])),
         files=files,
     )
-
-
-def _read_linear(layout: LinearLayout, stored: Checkpoint, name: str, settings: Settings) -> QTensor:
-    parts = {part: stored.read(f"{name}.{part}") for part in layout.parts(settings.variant) if f"{name}.{part}" in stored.names}
-    try:
-        return layout.unpack(parts, settings)
-    except InputError as error:
-        raise InputError(f"{stored.directory}: {name}: {error}") from error

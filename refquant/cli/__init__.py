@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "Answer a prompt, showing the tokens as they fill in.",
     "export": "Write a quantized folder in another program's layout.",
     "import": "Read another program's quantized folder.",
+    "inspect": "Show the tensors of a file or folder: formats, ranges, bits, histograms, hashes.",
     "methods": "List the methods and recipes.",
     "explain": "Print the card of a method, or a recipe with a comment at every field.",
     "golden": "Make, check and read the golden vectors.",
