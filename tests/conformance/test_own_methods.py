@@ -69,10 +69,11 @@ def test_our_streams_of_bits_are_packings(bits):
         assert set(report.laws("held")) == {law.name for law in LAWS["packing"]}, str(report)
 
 
-def test_every_spec_keeps_the_promises_that_follow_from_it():
+@pytest.mark.parametrize("count", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_every_spec_keeps_the_promises_that_follow_from_it(count):
     """What `Traits.of` says of schemes, roundings and policies, tried on round to nearest itself."""
     drawn = []
-    collect = settings(max_examples=15, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
+    collect = settings(max_examples=count, database=None, derandomize=True, deadline=None, phases=[Phase.generate])
 
     @collect
     @given(specs(bits=(4, 2, 3, 8)))
