@@ -25,7 +25,17 @@ from refquant.core.block_formats import BLOCK_FORMATS
 from refquant.errors import InputError, UsageError
 from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array
-from refquant.storage import Checkpoint, canonical_json, digest, open_checkpoint, read_json, write_bytes, write_tensors, write_text
+from refquant.storage import (
+    Checkpoint,
+    canonical_json,
+    digest,
+    new_directory,
+    open_checkpoint,
+    read_json,
+    write_bytes,
+    write_tensors,
+    write_text,
+)
 from refquant.storage.border import quoted
 
 IMPORTERS: dict[str, str] = {
@@ -97,7 +107,7 @@ def detect(path: Path) -> str:
 
 
 def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "") -> Imported:
-    """Read a folder or file of another layout and write it as a quantized folder.
+    """Read a folder or file of another layout and write it as a quantized folder, or as a plain one if nothing in it is quantized.
 
     Parameters
     ----------
@@ -118,21 +128,27 @@ def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "")
     """
     found = find_importer(layout or detect(path))(path, variant=variant)
     if not found.weights:
-        raise InputError(f"{path}: no linear in it has the tensors of the {found.layout} layout")
+        with new_directory(out) as folder:
+            _write_dense(found, folder)
+        return found
     recipe = weight_recipe(found)
     quantized = QuantizedModel(recipe=recipe, weights=found.weights)
     run = digest(canonical_json([recipe.digest(), found.digest]))
     with tempfile.TemporaryDirectory() as temporary:
-        staged = Path(temporary)
         # The folder that this would be without quantization: what a quantized folder is written from.
-        write_text(staged / "config.json", json.dumps(found.config, indent=2, ensure_ascii=False) + "\n")
-        for name, data in found.files.items():
-            write_bytes(staged / name, data)
-        dense = {f"{name}.weight": weight.dequantize() for name, weight in found.weights.items()}
-        write_tensors(staged / "model.safetensors", dense | dict(found.untouched))
+        _write_dense(found, Path(temporary))
         provenance = Provenance(input_digest=found.digest, calibration_digest="", seed=0, run_digest=run)
-        save_quantized(out, staged, quantized, provenance)
+        save_quantized(out, Path(temporary), quantized, provenance)
     return found
+
+
+def _write_dense(found: Imported, folder: Path) -> None:
+    """The checkpoint with plain weights in the place of quantized ones."""
+    write_text(folder / "config.json", json.dumps(found.config, indent=2, ensure_ascii=False) + "\n")
+    for name, data in found.files.items():
+        write_bytes(folder / name, data)
+    dense = {f"{name}.weight": weight.dequantize() for name, weight in found.weights.items()}
+    write_tensors(folder / "model.safetensors", dense | dict(found.untouched), {"format": "pt"})
 
 
 def weight_recipe(found: Imported) -> Recipe:
@@ -254,6 +270,8 @@ def open_linears(layout: LinearLayout, path: Path, variant: str) -> OpenedLinear
     settings = Settings(variant=variant or settings.variant, spec=settings.spec)
     suffixes = layout.parts(settings.variant)
     linears = tuple(name.removesuffix(f".{suffixes[0]}") for name in stored.names if name.endswith(f".{suffixes[0]}"))
+    if not linears:
+        raise InputError(f"{path}: no linear in it has the tensors of the {layout.name} layout, {', '.join(suffixes)}")
     return OpenedLinears(stored=stored, config=config, settings=settings, linears=linears, suffixes=suffixes)
 
 

@@ -29,13 +29,15 @@ Examples:
 def command(path: Path, out: Path, layout: str | None, variant: str, form: str) -> None:
     """Read PATH, a quantized folder of another program, and write it as a folder that the other commands take.
 
-    Codes, scales and zero points stay what they are.
+    Codes, scales and zero points stay what they are. If nothing in PATH is quantized, what is written is a plain checkpoint.
     """
     found = import_folder(path, out, layout=layout or "", variant=variant)
     total = sum(weight.codes.size for weight in found.weights.values())
-    average = sum((weight.bits_per_weight * weight.codes.size for weight in found.weights.values()), Fraction(0)) / total
+    stored = sum(weight.total_bits for weight in found.weights.values())
+    average = Fraction(stored, total) if total else Fraction(0)
     if form == "json":
-        what = {"layout": found.layout, "variant": found.variant, "weights": len(found.weights), "bits_per_weight": float(average)}
-        show_json({"command": "import", "out": str(out), **what, "input_digest": found.digest})
+        tree = {"layout": found.layout, "variant": found.variant, "weights": len(found.weights), "bits_per_weight": float(average)}
+        show_json({"command": "import", "out": str(out), **tree, "input_digest": found.digest})
     else:
-        show([f"{out}: {counted(len(found.weights), 'linear')} from {found.layout} ({found.variant}), {bits(average)} bits a weight"])
+        what = f"{counted(len(found.weights), 'linear')}, {bits(average)} bits a weight" if total else "nothing in it is quantized"
+        show([f"{out}: from {found.layout} ({found.variant}): {what}"])

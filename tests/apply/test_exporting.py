@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from refquant.apply.checkpoint import load, load_quantized
 from refquant.apply.exporting import EXPORTERS, export, find_exporter
-from refquant.apply.importing import IMPORTERS, find_importer, import_folder
+from refquant.apply.importing import IMPORTERS, Imported, find_importer, import_folder
 from refquant.apply.recipe import Recipe
 from refquant.errors import InputError, UsageError
 from refquant.storage import open_checkpoint, read_tensors, write_tensors
@@ -159,6 +161,23 @@ def test_every_layout_of_the_tables_is_there():
     assert all(callable(find_exporter(name)) for name in EXPORTERS)
     assert all(callable(find_importer(name)) for name in IMPORTERS)
     assert set(IMPORTERS) == set(EXPORTERS) - {"dequantized"}
+
+
+def plain_importer(path, *, variant):
+    """What an importer gives for a file in which nothing is quantized, as some files of containers are."""
+    stored = open_checkpoint(path)
+    tensors = {name: stored.read(name) for name in stored.names}
+    config = json.loads((path / "config.json").read_text())
+    return Imported(layout="plain", variant=variant, config=config, weights={}, untouched=tensors, digest="d" * 64)
+
+
+def test_a_file_without_quantized_linears_becomes_a_plain_checkpoint(tmp_path, monkeypatch):
+    source = write_folder(tmp_path / "source", **WIDE)
+    monkeypatch.setitem(IMPORTERS, "plain", f"{__name__}:plain_importer")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(plain_importer=plain_importer))
+    import_folder(source, tmp_path / "new", layout="plain")
+    ids = np.arange(4, 16)[None]
+    assert np.array_equal(load(tmp_path / "new").logits(ids), load(source).logits(ids))
 
 
 Q_PROJ = "model.transformer.blocks.0.q_proj"
