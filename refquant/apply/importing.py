@@ -96,14 +96,23 @@ def detect(path: Path) -> str:
     """
     if path.suffix == ".gguf" and "gguf" in IMPORTERS:
         return "gguf"
-    block = read_json(path / "config.json").get("quantization_config") if path.is_dir() else None
-    if not isinstance(block, dict):
+    block = quantization_block(path, read_json(path / "config.json")) if path.is_dir() else None
+    if block is None:
         raise InputError(f"{path}: no quantization_config in its config.json says how it is quantized; say it with --from")
     method = block.get("quant_method")
     for layout in LINEAR_LAYOUTS.values():
         if layout.method == method:
             return layout.name
     raise InputError(f"{path}: quant_method is {quoted(method)}; known are {', '.join(x.method for x in LINEAR_LAYOUTS.values())}")
+
+
+def quantization_block(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a folder says of its quantization: in ``config.json``, or, as AutoGPTQ did, in ``quantize_config.json``; None if nothing."""
+    block = config.get("quantization_config")
+    if isinstance(block, dict):
+        return block
+    older = path / "quantize_config.json"
+    return {"quant_method": "gptq", **read_json(older)} if older.is_file() else None
 
 
 def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "") -> Imported:
@@ -230,7 +239,7 @@ class OpenedLinears:
     ----------
     stored : Checkpoint
     config : dict
-        ``config.json``.
+        ``config.json``, with the quantization block wherever it stood.
     settings : Settings
     linears : tuple of str
     suffixes : tuple of str
@@ -258,8 +267,8 @@ def open_linears(layout: LinearLayout, path: Path, variant: str) -> OpenedLinear
     """Open a folder and read what its ``config.json`` says; InputError or UsageError as :func:`import_folder`."""
     stored = open_checkpoint(path)
     config = read_json(path / "config.json")
-    block = config.get("quantization_config")
-    if not isinstance(block, dict):
+    block = quantization_block(path, config)
+    if block is None:
         raise InputError(f"{path}: config.json has no quantization_config")
     try:
         settings = layout.settings(block)
@@ -272,7 +281,9 @@ def open_linears(layout: LinearLayout, path: Path, variant: str) -> OpenedLinear
     linears = tuple(name.removesuffix(f".{suffixes[0]}") for name in stored.names if name.endswith(f".{suffixes[0]}"))
     if not linears:
         raise InputError(f"{path}: no linear in it has the tensors of the {layout.name} layout, {', '.join(suffixes)}")
-    return OpenedLinears(stored=stored, config=config, settings=settings, linears=linears, suffixes=suffixes)
+    return OpenedLinears(
+        stored=stored, config=dict(config) | {"quantization_config": dict(block)}, settings=settings, linears=linears, suffixes=suffixes
+    )
 
 
 def read_linear(layout: LinearLayout, opened: OpenedLinears, name: str) -> QTensor:

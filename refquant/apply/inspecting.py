@@ -13,7 +13,7 @@ import numpy as np
 
 from refquant.apply.checkpoint import PARTS, is_quantized
 from refquant.apply.description import read_description, tensor_digest
-from refquant.apply.importing import detect, open_linears, read_linear
+from refquant.apply.importing import detect, open_linears, quantization_block, read_linear
 from refquant.apply.linear_layouts import LINEAR_LAYOUTS
 from refquant.core import Origin, QTensor, QuantSpec
 from refquant.errors import InputError
@@ -142,7 +142,7 @@ def _folder(path: Path) -> Inspection:
     if is_quantized(path):
         return Inspection(kind="quantized folder", rows=_own_rows(path))
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    if isinstance(config.get("quantization_config"), dict):
+    if quantization_block(path, config) is not None:
         layout = LINEAR_LAYOUTS[detect(path)]
         opened = open_linears(layout, path, "")
 

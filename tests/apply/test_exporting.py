@@ -14,6 +14,7 @@ import pytest
 from refquant.apply.checkpoint import load, load_quantized
 from refquant.apply.exporting import EXPORTERS, export, find_exporter
 from refquant.apply.importing import IMPORTERS, Imported, find_importer, import_folder
+from refquant.apply.inspecting import inspect
 from refquant.apply.recipe import Recipe
 from refquant.errors import InputError, UsageError
 from refquant.storage import open_checkpoint, read_tensors, write_tensors
@@ -85,6 +86,20 @@ def test_symmetric_weights(tmp_path):
     import_folder(tmp_path / "v1", tmp_path / "right", variant="v1")
     right = load_quantized(tmp_path / "right")
     assert all(np.array_equal(right.weights[name].dequantize(), q.dequantize()) for name, q in quantized.weights.items())
+
+
+def test_the_older_place_of_the_settings(tmp_path):
+    quantized, folder = quantized_folder(tmp_path, PLAIN.replace(weights={"scheme": "sym_gptq"}))
+    export(folder, "gptq", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    block = config.pop("quantization_config")
+    older = {"bits": block["bits"], "group_size": block["group_size"], "desc_act": False, "sym": True, "damp_percent": 0.01}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "old" / "quantize_config.json").write_text(json.dumps(older))
+    assert import_folder(tmp_path / "old", tmp_path / "back").variant == "v1"
+    back = load_quantized(tmp_path / "back")
+    assert {name: q.digest() for name, q in back.weights.items()} == {name: q.digest() for name, q in quantized.weights.items()}
+    assert inspect(tmp_path / "old").kind == "gptq folder (v1)"
 
 
 def test_dequantized(tmp_path):
