@@ -93,7 +93,7 @@ def gives(mutant: Mutant, operation: Operation, case: Case, outputs: Arrays) -> 
 
 
 def _alike(a: Array, b: Array, rule: Rule) -> bool:
-    if a.shape != b.shape or (a.dtype.kind in "iub") != (b.dtype.kind in "iub") or b.dtype.kind == "O":
+    if a.shape != b.shape or (a.dtype.kind in "iub") != (b.dtype.kind in "iub") or b.dtype.kind not in "iubfV":
         return False
     if a.dtype != b.dtype:
         wide = np.promote_types(a.dtype, b.dtype) if a.dtype.kind != "V" and b.dtype.kind != "V" else np.dtype(np.float64)

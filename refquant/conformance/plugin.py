@@ -23,7 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--refquant-level", action="append", default=[], metavar="LEVEL", help="only operations of this level")
     group.addoption("--refquant-operation", action="append", default=[], metavar="NAME", help="only operations of this name or pattern")
     group.addoption("--refquant-flag", action="append", default=[], metavar="FLAG", help="only cases with this flag")
-    group.addoption("--refquant-expected", metavar="FILE", help="TOML file of expected failures; they become xfail")
+    group.addoption(
+        "--refquant-expected", metavar="FILE", help="TOML file of expected failures; they become xfail, strict by pytest's xfail_strict"
+    )
     group.addoption("--refquant-allow-missing", action="store_true", help="outputs that are not given are not judged")
     group.addoption("--refquant-timeout", type=float, default=60.0, metavar="SECONDS", help="for an answer of --refquant-pipe")
 

@@ -24,6 +24,8 @@ END = None
 """What stands in the queue behind the last line."""
 KEPT = 20
 """Lines of stderr that are kept."""
+LOOK = 0.5
+"""Seconds between two looks at whether the process is still there."""
 JOIN = 2.0
 """Seconds that a thread gets to see that its pipe is closed."""
 
@@ -93,11 +95,19 @@ class Child:
         self._sent.put(line)
 
     def receive(self, deadline: float) -> bytes | None:
-        """The next line, or END; raises SilenceError when the clock shows `deadline`."""
-        try:
-            return self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty as error:
-            raise SilenceError from error
+        """The next line, or END; raises SilenceError when the clock shows `deadline`.
+
+        The end of a process is an end too where something that it started still holds the pipe.
+        """
+        while True:
+            ended = self.process.poll() is not None
+            try:
+                return self._lines.get(timeout=max(0.0, min(LOOK, deadline - time.monotonic())))
+            except queue.Empty as error:
+                if ended:
+                    return END
+                if time.monotonic() >= deadline:
+                    raise SilenceError from error
 
     def finish(self, grace: float) -> tuple[bool, list[bytes]]:
         """Tell the child that nothing more comes; whether it then ended by itself, and what it still wrote."""
