@@ -28,6 +28,14 @@ METHODS: dict[str, str] = {
     "probabilities": "refquant.methods.activation.probabilities:quantize_probabilities",
     "quarot": "refquant.methods.rotate.quarot:quarot",
     "duquant": "refquant.methods.rotate.duquant:duquant",
+    "dash_q": "refquant.methods.grid.dash_q:dash_q",
+    "quant_dllm": "refquant.methods.binary.quant_dllm:quant_dllm",
+    "abmp": "refquant.methods.allocate.abmp:allocate_orders",
+    "lloyd_max": "refquant.methods.codebook.lloyd_max:lloyd_max",
+    "soloq": "refquant.methods.rotate.soloq:soloq",
+    "tac": "refquant.methods.activation.tac:tac",
+    "log2_softmax": "refquant.methods.activation.log2_softmax:quantize_log2",
+    "fair_adaptation": "refquant.methods.diffusion.fair_weights:fair_weights",
     "integer_linear": "refquant.methods.kernels.integer_linear:integer_linear",
 }
 ENTRY_POINT_GROUP = "refquant.methods"
