@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from refquant.cli.golden_matrix import matrix
 from refquant.cli.streams import show, show_json, talk
 from refquant.conformance.backend import load_backend
 from refquant.conformance.case import Case
@@ -38,6 +39,7 @@ Examples:
   refquant golden coverage --operation rounding.half_even
   refquant golden bisect rounding.half_even/dyadics
   refquant golden lint
+  refquant golden matrix --only plain --only simd-off
   refquant golden generate --operation rounding.half_even --out vectors
 """
 FIRST = 8
@@ -264,3 +266,6 @@ def bisect(name: str, backend: str | None, form: str) -> int:
         place = f"row {departure.row} (block {departure.block}), {departure.part}{list(departure.index or ())} of its block"
         show([f"{name}: departs at {place}: expected {departure.expected}, found {departure.found}"])
     return 0 if departure is None else 1
+
+
+command.add_command(matrix)

@@ -19,6 +19,21 @@ OPERATIONS: dict[str, str] = {
     "grid.clip_search": f"{FOLDER}.clip_search:OPERATION",
     "activation.per_token": f"{FOLDER}.per_token:OPERATION",
     "gptq.codes": f"{FOLDER}.gptq:OPERATION",
+    "elementary.exp": f"{FOLDER}.elementary:EXP",
+    "elementary.log": f"{FOLDER}.elementary:LOG",
+    "elementary.power": f"{FOLDER}.elementary:POWER",
+    "elementary.sin": f"{FOLDER}.elementary:SIN",
+    "elementary.cos": f"{FOLDER}.elementary:COS",
+    "elementary.erf": f"{FOLDER}.elementary:ERF",
+    "transformer.rms_norm": f"{FOLDER}.rms_norm:OPERATION",
+    "transformer.rope": f"{FOLDER}.rope:OPERATION",
+    "transformer.softmax": f"{FOLDER}.softmax:OPERATION",
+    "transformer.attention": f"{FOLDER}.attention:OPERATION",
+    "transformer.swiglu": f"{FOLDER}.swiglu:OPERATION",
+    "transformer.forward": f"{FOLDER}.forward:OPERATION",
+    "sampler.llada": f"{FOLDER}.sampler:OPERATION",
+    "likelihood.masks": f"{FOLDER}.nll_bound:DRAWING",
+    "likelihood.terms": f"{FOLDER}.nll_bound:SUMMING",
 }
 """``name -> "module:object"``; a test holds it against the folder."""
 

@@ -12,14 +12,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import threadpoolctl
 
-from refquant.errors import NumericalError
+from refquant.errors import NumericalError, UsageError
 
 ALIASES = {"katmai": "prescott"}
 """OpenBLAS built without its oldest kernels takes Prescott's for all of them, and calls it by the first name in its list."""
@@ -37,15 +40,21 @@ class Setting:
         Of OpenBLAS: ``"Haswell"``, ``"SkylakeX"``, ``"Zen"``, ``"Prescott"``, ``"Nehalem"``.
     simd : bool
         False switches off every instruction set that NumPy chooses at run time.
+    numpy : str, optional
+        How the version of NumPy begins: ``"2.0."``.
+    python : str, optional
+        The interpreter to run; with it come its own NumPy, BLAS and other packages, and from here the packages `refquant` and `model` only.
     """
 
     name: str
     blas_threads: int | None = None
     blas_kernel: str | None = None
     simd: bool = True
+    numpy: str | None = None
+    python: str | None = None
 
-    def variables(self) -> dict[str, str]:
-        """Environment variables that ask for it.
+    def variables(self, dispatch: Sequence[str] | None = None) -> dict[str, str]:
+        """Environment variables that ask for it; `dispatch` are the SIMD levels that the child's NumPy chooses from, by default ours.
 
         Examples
         --------
@@ -58,7 +67,7 @@ class Setting:
         if self.blas_kernel is not None:
             found["OPENBLAS_CORETYPE"] = self.blas_kernel
         if not self.simd:
-            found["NPY_DISABLE_CPU_FEATURES"] = " ".join(active_simd())
+            found["NPY_DISABLE_CPU_FEATURES"] = " ".join(active_simd() if dispatch is None else dispatch)
         return found
 
     def missing(self, seen: Surroundings) -> str | None:
@@ -68,6 +77,8 @@ class Setting:
         kernels = {ALIASES.get(kernel.lower(), kernel.lower()) for kernel in seen.blas_kernels}
         if self.blas_kernel is not None and kernels != {self.blas_kernel.lower()}:
             return f"the BLAS kernel {self.blas_kernel} was asked for; BLAS runs with {list(seen.blas_kernels) or 'an unknown one'}"
+        if self.numpy is not None and not f"{seen.numpy}.".startswith(self.numpy):
+            return f"NumPy {self.numpy} was asked for; it is {seen.numpy}"
         if not self.simd and seen.simd:
             return f"NumPy's SIMD levels were to be off; still on: {', '.join(seen.simd)}"
         return None
@@ -149,6 +160,8 @@ def run_under(setting: Setting, function: str, arguments: Sequence[str] = (), ti
     ------
     NumericalError
         If the process fails, or takes too long; with the end of what it wrote to stderr.
+    UsageError
+        If there is no such interpreter.
 
     Examples
     --------
@@ -156,13 +169,17 @@ def run_under(setting: Setting, function: str, arguments: Sequence[str] = (), ti
     >>> outcome.result, outcome.missing
     ('file', None)
     """
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = os.environ | setting.variables() | {"PYTHONPATH": path}
-    words = [sys.executable, "-m", "refquant.conformance.settings", function, *arguments]
-    try:
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise NumericalError(f"{function} under the setting {setting.name!r} took longer than {timeout:g} seconds") from error
+    with _importable(setting) as path:
+        environment = os.environ | {"PYTHONPATH": path}
+        interpreter = setting.python or sys.executable
+        environment |= setting.variables(_their_simd(interpreter, environment) if setting.python and not setting.simd else None)
+        words = [interpreter, "-m", "refquant.conformance.settings", function, *arguments]
+        try:
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise NumericalError(f"{function} under the setting {setting.name!r} took longer than {timeout:g} seconds") from error
+        except OSError as error:
+            raise UsageError(f"the interpreter {interpreter} cannot be run: {error}") from error
     if done.returncode:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise NumericalError(f"{function} under the setting {setting.name!r} failed with exit code {done.returncode}: {tail}")
@@ -170,6 +187,29 @@ def run_under(setting: Setting, function: str, arguments: Sequence[str] = (), ti
     seen: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found["surroundings"].items()}
     surroundings = Surroundings(**seen)
     return Outcome(setting=setting, result=found["result"], surroundings=surroundings, missing=setting.missing(surroundings))
+
+
+@contextmanager
+def _importable(setting: Setting) -> Iterator[str]:
+    """The search path of the child: ours; or, of another interpreter, a folder with our packages and nothing beside them."""
+    if setting.python is None:
+        yield os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        return
+    ours = Path(__file__).parents[2]
+    with tempfile.TemporaryDirectory(prefix="refquant-") as folder:
+        for name in ("refquant", "model", "golden"):  # the vectors stand beside the packages in a checkout, and inside in a wheel
+            if (ours / name).is_dir():
+                (Path(folder) / name).symlink_to(ours / name, target_is_directory=True)
+        yield folder
+
+
+def _their_simd(interpreter: str, environment: dict[str, str]) -> list[str]:
+    """What :func:`active_simd` gives in another interpreter, whose NumPy may call its levels otherwise."""
+    words = [interpreter, "-c", "from refquant.conformance.settings import active_simd; print(*active_simd())"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NumericalError(f"{interpreter} cannot tell its SIMD levels: {done.stderr.strip().splitlines()[-1:]}")
+    return done.stdout.split()
 
 
 def _child(words: Sequence[str]) -> None:

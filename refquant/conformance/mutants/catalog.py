@@ -9,7 +9,10 @@ from refquant.conformance.operation import Run
 from refquant.errors import UsageError
 
 FOLDER = "refquant.conformance.mutants"
-MODULES = tuple(f"{FOLDER}.{name}" for name in ("rounding", "uniform_quantize", "uniform_dequantize", "clip_search", "per_token", "gptq"))
+MODULES = tuple(
+    f"{FOLDER}.{name}"
+    for name in ("rounding", "uniform_quantize", "uniform_dequantize", "clip_search", "per_token", "gptq", "elementary", "model", "sampler")
+)
 """Each has ``MUTANTS``, a tuple, and ``RIGHT``: by name of operation, the program without a fault."""
 
 

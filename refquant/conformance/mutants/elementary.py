@@ -1,0 +1,100 @@
+"""Elementary functions as one writes them in an afternoon, each with one fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from refquant.conformance.mutants.mutant import Mutant
+from refquant.conformance.operation import Arrays, Parameters
+from refquant.numerics.arrays import Array
+
+FAULTS: dict[str, dict[str, tuple[str, str]]] = {
+    "exp": {
+        "series": ("large-argument", "a Taylor series of twenty terms without range reduction"),
+        "flushed": ("subnormal-result", "subnormal results become 0"),
+        "half": ("ordinary", "the exponent is computed in float16"),
+    },
+    "log": {
+        "flushed": ("subnormal-result", "subnormal arguments are taken for 0"),
+        "common": ("ordinary", "the decimal logarithm is returned"),
+    },
+    "power": {
+        "exp_log": ("rounded-intermediate", "exp(y log x), with the product rounded"),
+        "zero_to_zero": ("not-finite", "0 to the power of 0 is NaN"),
+    },
+    "sin": {"one_constant": ("large-argument", "whole turns of a rounded 2 pi are taken away"), "degrees": ("ordinary", "x is in degrees")},
+    "cos": {
+        "one_constant": ("large-argument", "whole turns of a rounded 2 pi are taken away"),
+        "as_sine": ("large-argument", "sin(x + pi / 2)"),
+    },
+    "erf": {"tanh": ("ordinary", "the tanh fit"), "of_complement": ("rounded-intermediate", "1 - erfc(x), which loses small arguments")},
+}
+"""``name: (flag that must catch it, what is wrong)`` by function."""
+
+
+def elementary(inputs: Arrays, parameters: Parameters, *, name: str, fault: str = "") -> Mapping[str, Array]:
+    """One function in the dtype of x; wrong in one way if a fault is named."""
+    x = np.asarray(inputs["x"])
+    with np.errstate(all="ignore"):
+        found = _WRONG[name, fault](x, inputs) if fault else _right(name, x, inputs)
+    return {"y": np.asarray(found, dtype=x.dtype)}
+
+
+def _right(name: str, x: Array, inputs: Arrays) -> Any:
+    if name == "power":
+        return np.power(x, inputs["exponent"])
+    return scipy.special.erf(x) if name == "erf" else getattr(np, name)(x)
+
+
+def _series(x: Array) -> Array:
+    total = term = np.ones_like(x)
+    for n in range(1, 21):
+        term = term * x / x.dtype.type(n)
+        total = total + term
+    return np.asarray(total)
+
+
+def _flushed(x: Array) -> Array:
+    return np.where(np.abs(x) < np.finfo(x.dtype).tiny, x.dtype.type(0), x)
+
+
+def _turned(x: Array) -> Array:
+    turn = x.dtype.type(2 * np.pi)
+    return np.asarray(x - np.rint(x / turn) * turn)
+
+
+def _half(x: Array) -> Array:
+    return x.astype(np.float16).astype(x.dtype)
+
+
+def _tanh_fit(x: Array) -> Array:
+    return np.asarray(np.tanh(2 / np.sqrt(np.pi) * (x + x.dtype.type(0.089) * x**3)))
+
+
+_WRONG: dict[tuple[str, str], Any] = {
+    ("exp", "series"): lambda x, given: _series(x),
+    ("exp", "flushed"): lambda x, given: _flushed(np.exp(x)),
+    ("exp", "half"): lambda x, given: np.exp(_half(x)),
+    ("log", "flushed"): lambda x, given: np.log(_flushed(x)),
+    ("log", "common"): lambda x, given: np.log10(x),
+    ("power", "exp_log"): lambda x, given: np.exp(given["exponent"] * np.log(x)),
+    ("power", "zero_to_zero"): lambda x, given: np.where((x == 0) & (given["exponent"] == 0), np.nan, np.power(x, given["exponent"])),
+    ("sin", "one_constant"): lambda x, given: np.sin(_turned(x)),
+    ("sin", "degrees"): lambda x, given: np.sin(np.deg2rad(x)),
+    ("cos", "one_constant"): lambda x, given: np.cos(_turned(x)),
+    ("cos", "as_sine"): lambda x, given: np.sin(x + x.dtype.type(np.pi / 2)),
+    ("erf", "tanh"): lambda x, given: _tanh_fit(x),
+    ("erf", "of_complement"): lambda x, given: 1 - scipy.special.erfc(x),
+}
+
+MUTANTS = tuple(
+    Mutant(name=f"{name}-{fault}", operation=f"elementary.{name}", flag=flag, what=what, run=partial(elementary, name=name, fault=fault))
+    for name, faults in FAULTS.items()
+    for fault, (flag, what) in faults.items()
+)
+RIGHT = {f"elementary.{name}": partial(elementary, name=name) for name in FAULTS}
