@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
-import scipy.special
 
 from refquant.conformance.mutants.mutant import Mutant
 from refquant.conformance.operation import Arrays, Parameters
+from refquant.numerics import FAST
 from refquant.numerics.arrays import Array
 
 FAULTS: dict[str, dict[str, tuple[str, str]]] = {
@@ -70,27 +70,26 @@ def rms_norm(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapp
     x, gain = np.asarray(inputs["x"]), np.asarray(inputs["gain"])
     eps = x.dtype.type(parameters["eps"])
     if fault == "mean_subtracted":
-        x = x - x.mean(-1, keepdims=True)
+        x = x - FAST.mean(x, -1, keepdims=True)
     with np.errstate(all="ignore"):
         squares = np.square(x.astype(np.float16)).astype(x.dtype) if fault == "half_squares" else x * x
-        mean = squares.sum(-1, keepdims=True) if fault == "sum" else squares.mean(-1, keepdims=True)
+        mean = FAST.sum(squares, -1, keepdims=True) if fault == "sum" else FAST.mean(squares, -1, keepdims=True)
         root = np.sqrt(mean) + eps if fault == "eps_outside" else np.sqrt(mean if fault == "no_eps" else mean + eps)
         return {"y": np.asarray(x / root * (1 + gain if fault == "gain_from_one" else gain))}
 
 
 def rope(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapping[str, Array]:
-    """The rotation, in complex numbers: a turn is a product."""
+    """The rotation of pairs, whichever they are."""
     x = np.asarray(inputs["x"])
     half = x.shape[-1] // 2
     positions = np.arange(len(x)) if fault == "row_number" else np.asarray(inputs["positions"]) + (fault == "from_one")
     exponents = np.arange(half) * (1 if fault == "exponent_halved" else 2) / x.shape[-1]
-    angles = positions[:, None, None] * float(parameters["theta"]) ** -exponents
-    turn = np.exp((-1j if fault == "other_sense" else 1j) * angles)
-    if fault == "interleaved":
-        turned = (x[..., 0::2] + 1j * x[..., 1::2]) * turn
-        return {"y": np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape).astype(x.dtype)}
-    turned = (x[..., :half] + 1j * x[..., half:]) * turn
-    return {"y": np.concatenate([turned.real, turned.imag], axis=-1).astype(x.dtype)}
+    angles = positions[:, None, None] * FAST.power(np.full(half, float(parameters["theta"])), -exponents)
+    cos, sin = FAST.cos(angles), FAST.sin(-angles if fault == "other_sense" else angles)
+    a, b = (x[..., 0::2], x[..., 1::2]) if fault == "interleaved" else (x[..., :half], x[..., half:])
+    turned = [a * cos - b * sin, b * cos + a * sin]
+    y = np.stack(turned, axis=-1).reshape(x.shape) if fault == "interleaved" else np.concatenate(turned, axis=-1)
+    return {"y": y.astype(x.dtype)}
 
 
 def softmax(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapping[str, Array]:
@@ -101,8 +100,8 @@ def softmax(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mappi
         x = np.where(hidden, x.dtype.type(0), x)
     axis = 0 if fault == "columns" else -1
     with np.errstate(all="ignore"):
-        weights = np.exp(x if fault == "no_shift" else x - x.max(axis, keepdims=True))
-        found = weights / (weights.sum(axis, keepdims=True) + x.dtype.type(fault == "one_more"))
+        weights = FAST.exp(x if fault == "no_shift" else x - x.max(axis, keepdims=True))
+        found = weights / (FAST.sum(weights, axis, keepdims=True) + x.dtype.type(fault == "one_more"))
     return {"y": np.where(hidden, x.dtype.type(0), found)}
 
 
@@ -120,15 +119,15 @@ def attention(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Map
     if fault == "bias_left_out":
         bias = np.where(np.isneginf(bias), bias, dtype.type(0))
     divisor = dtype.type({"scale_h": width, "unscaled": 1}.get(fault, math.sqrt(width)))
-    scores = np.einsum("bhtd,bhsd->bhts", q, k)
+    scores = FAST.matmul(q, k.swapaxes(-1, -2))
     scores = (scores + bias) / divisor if fault == "bias_scaled" else scores / divisor + bias
     if fault == "causal":
         scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, dtype.type(-np.inf))
     axis = -2 if fault == "over_queries" else -1
     with np.errstate(invalid="ignore"):
-        weights = np.exp(scores - scores.max(axis, keepdims=True))
-        probabilities = weights / weights.sum(axis, keepdims=True)
-    return {"probabilities": probabilities.astype(dtype), "mixed": np.einsum("bhts,bhsd->bhtd", probabilities, v).astype(dtype)}
+        weights = FAST.exp(scores - scores.max(axis, keepdims=True))
+        probabilities = weights / FAST.sum(weights, axis, keepdims=True)
+    return {"probabilities": probabilities.astype(dtype), "mixed": FAST.matmul(probabilities, v).astype(dtype)}
 
 
 def swiglu(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapping[str, Array]:
@@ -138,10 +137,10 @@ def swiglu(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mappin
         gate, up = up, gate
     with np.errstate(all="ignore"):
         if fault == "gelu":
-            return {"y": gate * scipy.special.ndtr(gate) * up}
+            return {"y": gate * (FAST.erf(gate / np.sqrt(2)) + 1) / 2 * up}
         if fault == "two_exponentials":
-            return {"y": gate * (np.exp(gate) / (1 + np.exp(gate))) * up}
-        bottom = 1 + np.exp(-gate)
+            return {"y": gate * (FAST.exp(gate) / (1 + FAST.exp(gate))) * up}
+        bottom = 1 + FAST.exp(-gate)
         return {"y": np.asarray((1 / bottom if fault == "sigmoid" else gate / bottom) * up)}
 
 
@@ -156,10 +155,10 @@ def forward(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mappi
         mixed = _attend(_norm(x, own["attn_norm"], parameters), own, parameters, fault)
         middle = mixed if fault == "no_residual" else x + mixed
         inner = _norm(x if fault == "parallel" else middle, own["ff_norm"], parameters)
-        hidden = swiglu({"gate": inner @ own["gate"].T, "up": inner @ own["up"].T}, {})["y"]
-        x = middle + hidden @ own["down"].T
+        hidden = swiglu({"gate": _linear(inner, own["gate"]), "up": _linear(inner, own["up"])}, {})["y"]
+        x = middle + _linear(hidden, own["down"])
     last = x if fault == "no_last_norm" else _norm(x, w["last_norm"], parameters)
-    logits = last @ (w["embedding"] if fault == "tied_head" else w["head"]).T
+    logits = _linear(last, w["embedding"] if fault == "tied_head" else w["head"])
     if fault == "shifted":
         logits = np.concatenate([logits[:, :1], logits[:, :-1]], axis=1)
     return {"states": np.stack([*states, last]), "logits": logits}
@@ -169,13 +168,17 @@ def _norm(x: Array, gain: Array, parameters: Parameters) -> Array:
     return rms_norm({"x": x, "gain": gain}, parameters)["y"]
 
 
+def _linear(x: Array, weight: Array) -> Array:
+    return FAST.matmul(x, weight.T)
+
+
 def _attend(a: Array, own: Mapping[str, Array], parameters: Parameters, fault: str) -> Array:
     batch, length, width = a.shape
     head = width // parameters["heads"]
     late = fault == "bias_after_rotation"
     made = {}
     for name, turns in (("q", True), ("k", True), ("v", False)):
-        rows = a @ own[name].T + (0 if late and name == "q" else own[name + "_bias"])
+        rows = _linear(a, own[name]) + (0 if late and name == "q" else own[name + "_bias"])
         heads = rows.reshape(batch, length, -1, head)
         if turns:
             heads = np.stack([rope({"x": one, "positions": np.arange(length)}, parameters)["y"] for one in heads])
@@ -184,7 +187,7 @@ def _attend(a: Array, own: Mapping[str, Array], parameters: Parameters, fault: s
         made[name] = heads.transpose(0, 2, 1, 3)
     chosen = fault if fault in ("causal", "tiled") else ""
     mixed = attention(made | {"key_bias": np.zeros((batch, length), a.dtype)}, {}, fault=chosen)["mixed"]
-    return np.asarray(mixed.transpose(0, 2, 1, 3).reshape(batch, length, width) @ own["attn_out"].T)
+    return np.asarray(_linear(mixed.transpose(0, 2, 1, 3).reshape(batch, length, width), own["attn_out"]))
 
 
 PROGRAMS: dict[str, Callable[..., Mapping[str, Array]]] = {

@@ -11,6 +11,7 @@ import numpy as np
 
 from refquant.conformance.mutants.mutant import Mutant
 from refquant.conformance.operation import Arrays, Parameters
+from refquant.numerics import FAST
 from refquant.numerics.arrays import Array
 
 FAULTS: dict[str, dict[str, tuple[str, str]]] = {
@@ -63,7 +64,7 @@ def sample(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mappin
         if step % each == 0:
             end = prompt.shape[1] + (step // each + 1) * block
             window = x if fault == "whole_count" else x[:, end - block : end]
-            masks = (window == parameters["mask"]).sum(axis=1)
+            masks = np.count_nonzero(window == parameters["mask"], axis=1)
         early = draw((batch, total), 24) if fault == "words_exchanged" and random else None
         noisy = _noisy(said, float(parameters["temperature"]), draw, fault)
         predicted = rows - 1 - noisy[..., ::-1].argmax(-1) if fault == "last_token" else noisy.argmax(-1)
@@ -104,15 +105,15 @@ def _noisy(said: Array, temperature: float, draw: Callable[[tuple[int, ...], int
     if fault == "no_noise":
         return said
     with np.errstate(all="ignore"):
-        noise = -np.log(-np.log(uniform))
+        noise = -FAST.log(-FAST.log(uniform))
     return np.asarray(said + (-temperature if fault == "noise_sign" else temperature) * noise)
 
 
 def _confidence(said: Array, predicted: Array, fault: str) -> Array:
     if fault == "raw_confidence":
         return np.asarray(said.max(-1))
-    weights = np.exp(said - said.max(-1, keepdims=True))
-    probabilities = weights / weights.sum(-1, keepdims=True)
+    weights = FAST.exp(said - said.max(-1, keepdims=True))
+    probabilities = weights / FAST.sum(weights, -1, keepdims=True)
     if fault == "largest_probability":
         return np.asarray(probabilities.max(-1))
     return np.take_along_axis(probabilities, predicted[..., None], axis=-1)[..., 0]
@@ -182,17 +183,17 @@ def terms(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapping
         logits = np.concatenate([logits[:, :1], logits[:, :-1]], axis=1)
     top: Any = 0 if fault == "no_shift" else logits.max(-1, keepdims=True)
     with np.errstate(all="ignore"):
-        log_sum = np.log(np.exp(logits - top).sum(-1)) + (0 if fault == "no_shift" else top[..., 0])
+        log_sum = FAST.log(FAST.sum(FAST.exp(logits - top), -1)) + (0 if fault == "no_shift" else top[..., 0])
         costs = log_sum - np.take_along_axis(logits, np.broadcast_to(tokens, copies.shape)[..., None], axis=-1)[..., 0]
     masked = np.ones(copies.shape, dtype=bool) if fault == "all_tokens" else copies == parameters["mask"]
     if fault == "narrow":
         costs = costs.astype(np.float32)
-    losses = np.where(masked, costs, costs.dtype.type(0)).sum(axis=1)
+    losses = FAST.sum(np.where(masked, costs, costs.dtype.type(0)), axis=1)
     if fault == "mean_of_masked":
-        losses = losses / masked.sum(axis=1)
+        losses = losses / np.count_nonzero(masked, axis=1)
     elif fault != "no_share":
         losses = losses / np.asarray(inputs["share"])
-    return {"losses": losses.astype(np.float64), "bound": np.atleast_1d(losses.mean()).astype(np.float64)}
+    return {"losses": losses.astype(np.float64), "bound": np.atleast_1d(FAST.mean(losses)).astype(np.float64)}
 
 
 PROGRAMS: dict[str, Callable[..., Mapping[str, Array]]] = {"sampler.llada": sample, "likelihood.masks": masks, "likelihood.terms": terms}

@@ -32,8 +32,8 @@ def _tokens() -> dict[str, tuple[tuple[str, ...], Array]]:
     return {
         "ordinary": (("ordinary",), plain),
         "shifted": (("mean",), plain + 5),
-        "zero-rows": (("zero-range", "eps"), np.array([[0.0] * FEATURES, [2.0**-30] * FEATURES, plain[0]])),
-        "small": (("eps",), plain * 2.0**-9),
+        "zero-rows": (("zero-range", "eps"), np.array([[0.0] * FEATURES, [1 / 2**30] * FEATURES, plain[0]])),
+        "small": (("eps",), plain / 2**9),
         "outlier": (("outlier", "overflow"), outlier),
     }
 

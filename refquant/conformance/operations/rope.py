@@ -16,7 +16,7 @@ from refquant.numerics.arrays import Array
 from refquant.oracle.transformer import rotate
 
 NAME = "transformer.rope"
-EPS = {"float32": 2.0**-24, "float64": 2.0**-53}
+EPS = {"float32": 1 / 2**24, "float64": 1 / 2**53}
 POSITIONS = {
     "first": ("ordinary", [0, 1, 2, 3]),
     "zero": ("zero-position", [0, 0]),

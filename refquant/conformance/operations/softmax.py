@@ -31,7 +31,7 @@ def _rows() -> dict[str, tuple[tuple[str, ...], list[list[float]]]]:
         "ordinary": (("ordinary",), plain.tolist()),
         "equal": (("constant",), [[0.0] * 9, [3.5] * 9, [-1000.0] * 9]),
         "masked": (("padding",), hidden.tolist()),
-        "large": (("overflow",), [[1000.0 + 0.5 * i for i in range(9)], [-2000.0 + i for i in range(9)], [0.0] * 8 + [2.0**20]]),
+        "large": (("overflow",), [[1000.0 + 0.5 * i for i in range(9)], [-2000.0 + i for i in range(9)], [0.0] * 8 + [float(2**20)]]),
         "spread": (("overflow",), [[-80.0 + 10 * i for i in range(9)], [0.0] * 8 + [60.0], [-3000.0, 3000.0] + [0.0] * 7]),
     }
 

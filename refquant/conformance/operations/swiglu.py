@@ -27,8 +27,8 @@ def reference(inputs: Arrays, parameters: Parameters, *, arithmetic: Arithmetic 
 def _gates() -> dict[str, tuple[tuple[str, ...], list[float]]]:
     return {
         "ordinary": (("ordinary", "negative"), spread(8, (16,), 6.0).tolist()),
-        "large": (("overflow",), [800.0, -80.0, 90.0, 1e5, -60.0, 30.0, 89.5, 2.0**30]),
-        "small": (("rounded-intermediate",), [2.0**-20, -(2.0**-20), 2.0**-40, 0.0, -(2.0**-12), 2.0**-12, 1e-30, 0.5]),
+        "large": (("overflow",), [800.0, -80.0, 90.0, 1e5, -60.0, 30.0, 89.5, float(2**30)]),
+        "small": (("rounded-intermediate",), [1 / 2**20, -1 / 2**20, 1 / 2**40, 0.0, -1 / 2**12, 1 / 2**12, 1e-30, 0.5]),
     }
 
 
