@@ -34,6 +34,17 @@ OPERATIONS: dict[str, str] = {
     "sampler.llada": f"{FOLDER}.sampler:OPERATION",
     "likelihood.masks": f"{FOLDER}.nll_bound:DRAWING",
     "likelihood.terms": f"{FOLDER}.nll_bound:SUMMING",
+    "hessian.weighted": f"{FOLDER}.hessian:OPERATION",
+    "cgq.weights": f"{FOLDER}.cgq:OPERATION",
+    "cgq.hessian": f"{FOLDER}.cgq:HESSIAN_OPERATION",
+    "tmas.quotas": f"{FOLDER}.tmas:QUOTAS_OPERATION",
+    "tmas.draw": f"{FOLDER}.tmas:DRAW_OPERATION",
+    "ia_aq.search": f"{FOLDER}.ia_aq:OPERATION",
+    "activation.static": f"{FOLDER}.static_activation:STATIC_OPERATION",
+    "activation.probabilities": f"{FOLDER}.static_activation:PROBABILITIES_OPERATION",
+    "smoothquant.factors": f"{FOLDER}.rewrites:SMOOTH_OPERATION",
+    "hadamard.transform": f"{FOLDER}.rewrites:HADAMARD_OPERATION",
+    "duquant.permutation": f"{FOLDER}.rewrites:ZIGZAG_OPERATION",
 }
 """``name -> "module:object"``; a test holds it against the folder."""
 

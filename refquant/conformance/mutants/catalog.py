@@ -11,7 +11,22 @@ from refquant.errors import UsageError
 FOLDER = "refquant.conformance.mutants"
 MODULES = tuple(
     f"{FOLDER}.{name}"
-    for name in ("rounding", "uniform_quantize", "uniform_dequantize", "clip_search", "per_token", "gptq", "elementary", "model", "sampler")
+    for name in (
+        "rounding",
+        "uniform_quantize",
+        "uniform_dequantize",
+        "clip_search",
+        "per_token",
+        "gptq",
+        "elementary",
+        "model",
+        "sampler",
+        "hessian",
+        "tmas",
+        "ia_aq",
+        "static_activation",
+        "rewrites",
+    )
 )
 """Each has ``MUTANTS``, a tuple, and ``RIGHT``: by name of operation, the program without a fault."""
 
