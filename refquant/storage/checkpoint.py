@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +33,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _TAGS = {dtype: tag for tag, dtype in DTYPES.items()}
-_CHUNK = 1 << 24  # bytes hashed at a time
+_CHUNK = 1 << 24  # bytes held at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,18 +140,30 @@ class Checkpoint:
         """
         total = hashlib.sha256()
         for name in self.names:
-            path, entry = self._entries[name]
+            entry = self._entries[name][1]
             total.update(canonical_json([name, _TAGS[entry.dtype], entry.shape]).encode() + b"\n")
-            with regular_file(path) as (file, _):
-                file.seek(entry.position)
-                left = entry.nbytes
-                while left:
-                    block = file.read(min(left, _CHUNK))
-                    if not block:
-                        raise InputError(f"{path}: the file ended {left} bytes early: it changed since it was opened")
-                    total.update(block)
-                    left -= len(block)
+            for piece in self.pieces(name):
+                total.update(piece)
         return total.hexdigest()
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Go through the stored bytes of a tensor in pieces of at most 16 MiB.
+
+        Raises
+        ------
+        InputError
+            If there is no such tensor, or its file ends early.
+        """
+        path, entry = self._entry(name)
+        with regular_file(path) as (file, _):
+            file.seek(entry.position)
+            left = entry.nbytes
+            while left:
+                block = file.read(min(left, _CHUNK))
+                if not block:
+                    raise InputError(f"{path}: the file ended {left} bytes early: it changed since it was opened")
+                yield block
+                left -= len(block)
 
     def _entry(self, name: str) -> tuple[Path, TensorEntry]:
         found = self._entries.get(name)
@@ -212,6 +224,12 @@ def open_checkpoint(directory: PathLike) -> Checkpoint:
         headers.append(read_header(path))
     _check_index(weight_map, headers, folder / INDEX)
     return _collect(folder, headers)
+
+
+def open_file(path: PathLike) -> Checkpoint:
+    """Open a single safetensors file, whatever it is called, as a checkpoint of its own; errors as :func:`open_checkpoint`."""
+    header = read_header(path)
+    return _collect(header.path.parent, [header])
 
 
 def _collect(folder: Path, headers: list[Header]) -> Checkpoint:

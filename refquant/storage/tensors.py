@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import safetensors
@@ -117,32 +117,54 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Array], metadata: Mappin
     ...     print(Path(folder, "a.safetensors").read_bytes()[8:-4].decode().rstrip())
     {"__metadata__":{"made":"here"},"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}
     """
-    tags = {name: _tag(name, array) for name, array in tensors.items()}
-    order = sorted(tags, key=lambda name: (_RANK[tags[name]], name))
-    prefix = _header_bytes(order, tags, tensors, metadata)
+    for name, array in tensors.items():
+        if not isinstance(array, np.ndarray):
+            raise UsageError(f"tensor {quoted(name)}: found a {type(array).__name__}, a NumPy array is needed")
+    order, prefix = prepared(tensors, metadata)
     with replacing(path) as (file, temporary):
         file.write(prefix)
         for name in order:
-            file.write(_little_endian_bytes(tensors[name]).data)
+            file.write(little_endian_bytes(tensors[name]).data)
         file.flush()
-        _second_opinion(temporary, order)
+        second_opinion(temporary, order)
 
 
-def _tag(name: str, array: Array) -> str:
+class Described(Protocol):
+    """What must be known of a tensor before its bytes are written."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+
+
+def prepared(tensors: Mapping[str, Described], metadata: Mapping[str, str] | None) -> tuple[list[str], bytes]:
+    """Order of the tensors in a file, and all the bytes that stand before them; UsageError for what has no place in the format."""
+    tags = {name: _tag(name, tensor) for name, tensor in tensors.items()}
+    order = sorted(tags, key=lambda name: (_RANK[tags[name]], name))
+    return order, _header_bytes(order, tags, tensors, metadata)
+
+
+def _tag(name: str, tensor: Described) -> str:
     """Check one tensor before anything is written and return the dtype's name in the format."""
     if not isinstance(name, str) or name == "__metadata__":
         raise UsageError(f"tensor name {quoted(name)}: a string other than '__metadata__' is needed")
-    if not isinstance(array, np.ndarray):
-        raise UsageError(f"tensor {quoted(name)}: found a {type(array).__name__}, a NumPy array is needed")
-    tag = _TAGS.get(array.dtype.name)
+    tag = _TAGS.get(tensor.dtype.name)
     if tag is None:
-        raise UsageError(f"tensor {quoted(name)}: dtype {array.dtype}, allowed are {', '.join(_TAGS)}")
-    if array.ndim > MAX_DIMENSIONS:
-        raise UsageError(f"tensor {quoted(name)}: {array.ndim} axes, at most {MAX_DIMENSIONS} are allowed")
+        raise UsageError(f"tensor {quoted(name)}: dtype {tensor.dtype}, allowed are {', '.join(_TAGS)}")
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        raise UsageError(f"tensor {quoted(name)}: {len(tensor.shape)} axes, at most {MAX_DIMENSIONS} are allowed")
     return tag
 
 
-def _header_bytes(order: list[str], tags: Mapping[str, str], tensors: Mapping[str, Array], metadata: Mapping[str, str] | None) -> bytes:
+def _header_bytes(order: list[str], tags: Mapping[str, str], tensors: Mapping[str, Described], metadata: Mapping[str, str] | None) -> bytes:
     header: dict[str, Any] = {}
     for key, value in sorted((metadata or {}).items()):
         if not isinstance(key, str) or not isinstance(value, str):
@@ -162,7 +184,7 @@ def _header_bytes(order: list[str], tags: Mapping[str, str], tensors: Mapping[st
     return len(text).to_bytes(8, "little") + text
 
 
-def _little_endian_bytes(array: Array) -> Array:
+def little_endian_bytes(array: Array) -> Array:
     """Return the values of any array as one row of bytes in C order, little-endian."""
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return _swapped(native.reshape(-1).view(np.uint8), native.dtype.itemsize)
@@ -175,7 +197,8 @@ def _swapped(raw: Array, itemsize: int) -> Array:
     return np.ascontiguousarray(raw.reshape(-1, itemsize)[:, ::-1]).reshape(-1)
 
 
-def _second_opinion(temporary: Path, order: list[str]) -> None:
+def second_opinion(temporary: Path, order: list[str]) -> None:
+    """Let the safetensors package open a file that was just written; InputError if it refuses or finds other tensors."""
     try:
         with telling(temporary, "read back"), safetensors.safe_open(temporary, framework="numpy") as file:
             names = sorted(file.keys())
