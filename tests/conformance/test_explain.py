@@ -127,6 +127,21 @@ def test_neighbours_lie_on_both_sides():
             assert low <= Fraction(float(case.inputs["x"][index])) <= high
 
 
+def test_a_value_beyond_the_codes_is_said_to_be():
+    seen = {True: 0, False: 0}
+    for case in cases("uniform.quantize").values():
+        if "saturation" in case.flags and case.parameters["granularity"] == "tensor":
+            scale, zero = (Fraction(float(case.expected[name][0, 0])) for name in ("scale", "zero"))
+            bits, signed = case.parameters["bits"], case.expected["codes"].dtype.kind == "i"
+            lo = -(2 ** (bits - 1)) + (case.parameters["scheme"] == "sym_narrow") if signed else 0
+            hi = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+            for index, x in np.ndenumerate(case.inputs["x"]):
+                beyond = not lo <= Fraction(float(x)) / scale + zero <= hi
+                assert ("beyond" in surroundings(case, "codes", index).place) == beyond, (case.id, index)
+                seen[beyond] += 1
+    assert min(seen.values()) > 20
+
+
 def test_the_tile_of_a_scale_is_the_one_that_its_extremes_come_from():
     case = cases("uniform.quantize")["uniform.quantize/asym_incl0-b4-g16-own-blocks"]
     x = case.inputs["x"]
