@@ -27,6 +27,7 @@ EXPORTERS: dict[str, str] = {
     "awq": "refquant.apply.export_linears:write_awq",
     "compressed-tensors": "refquant.apply.export_linears:write_compressed_tensors",
     "bitsandbytes": "refquant.apply.export_linears:write_bitsandbytes",
+    "gguf": "refquant.apply.gguf_export:write_gguf_folder",
     "dequantized": "refquant.apply.export_linears:write_dequantized",
 }
 
@@ -164,7 +165,8 @@ def read_source(folder: Path) -> ExportSource:
         quantized = load_quantized(folder)
         if quantized.rewritten.online or quantized.rewritten.scores:
             raise InputError(f"{folder}: linears have transforms of their inputs at run time, which no layout of weights holds")
-        weights = dict(quantized.weights)
+        # What is not codes on a grid (sums of signs) is held by no layout as it is: its numbers go on, to be requantized if that is allowed.
+        weights = {name: w if isinstance(w, QTensor) else w.dequantize() for name, w in quantized.weights.items()}
         parts = {f"{name}.{part}" for name, weight in quantized.weights.items() for part in weight.parts()}
     else:
         weights = {name: stored.read(f"{name}.weight") for name in model.load(folder).linears}

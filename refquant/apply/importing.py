@@ -43,6 +43,7 @@ IMPORTERS: dict[str, str] = {
     "awq": "refquant.apply.importing:read_awq",
     "compressed-tensors": "refquant.apply.importing:read_compressed_tensors",
     "bitsandbytes": "refquant.apply.importing:read_bitsandbytes",
+    "gguf": "refquant.apply.gguf_import:read_gguf_model",
 }
 
 
@@ -92,9 +93,9 @@ def find_importer(layout: str) -> Importer:
 def detect(path: Path) -> str:
     """The layout that a folder's ``config.json`` names; InputError if it names none that is known.
 
-    A file that ends in ``.gguf`` is GGUF.
+    A file that ends in ``.gguf`` is GGUF, and so is a folder that holds ``model.gguf``.
     """
-    if path.suffix == ".gguf" and "gguf" in IMPORTERS:
+    if path.suffix == ".gguf" or (path / "model.gguf").is_file():
         return "gguf"
     block = quantization_block(path, read_json(path / "config.json")) if path.is_dir() else None
     if block is None:

@@ -26,6 +26,7 @@ from refquant.storage.tensors import read_entry
 BINS = 16
 INSPECTORS: dict[str, str] = {
     ".safetensors": "refquant.apply.inspecting:safetensors_file",
+    ".gguf": "refquant.apply.gguf_import:gguf_file",
 }
 """By the end of a file's name: a function from its path to rows."""
 

@@ -1,0 +1,121 @@
+"""What is in the blocks of a GGUF tensor, and the one formula that turns nearly all of them into numbers.
+
+    x = (d * scale) * code - dmin * min        super-blocks: a small integer scale, and perhaps a minimum, for each group of elements
+    x = d * code + m                           blocks with a minimum
+    x = d * code                               blocks without
+
+All of it is float32, every operation rounded once, in this order: what gguf's NumPy does, to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from refquant.errors import NumericalError
+from refquant.numerics.arrays import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """The fields of `n` blocks.
+
+    Parameters
+    ----------
+    codes : ndarray ``[n, size]``
+        What is multiplied: int8 or uint8; plain types have their floats here.
+    d : ndarray ``[n]``, optional
+        float16 scale; of MXFP4 the uint8 exponent.
+    m : float16 ndarray ``[n]``, optional
+        Minimum, or scale of the minima (``dmin``) where there are `mins`.
+    scales, mins : integer ndarray ``[n, groups]``, optional
+    """
+
+    codes: Array
+    d: Array | None = None
+    m: Array | None = None
+    scales: Array | None = None
+    mins: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockType:
+    """One tensor type of GGUF.
+
+    Parameters
+    ----------
+    name : str
+        As ggml calls it.
+    number : int
+        As files call it.
+    size : int
+        Elements of a block, along the last axis.
+    nbytes : int
+        Bytes of a block.
+    unpack, pack : callable
+        uint8 ``[n, nbytes]`` to fields and back: inverse to each other on every byte (what differs is said in the type's module).
+    values : callable
+        Writes the numbers of fields into a float32 array ``[n, size]``.
+    quantize : callable, optional
+        float32 ``[n, size]``, finite, to fields, bit for bit as the reference does.
+    """
+
+    name: str
+    number: int
+    size: int
+    nbytes: int
+    unpack: Callable[[Array], Fields]
+    pack: Callable[[Fields], Array]
+    values: Callable[[Fields, Array], None]
+    quantize: Callable[[Array], Fields] | None = None
+
+
+def scaled_values(fields: Fields, out: Array) -> None:
+    """Write ``d * code`` with what else the fields have (see the module) to `out`, float32 ``[n, size]``."""
+    if fields.d is None:
+        np.copyto(out, fields.codes)
+        return
+    scale = fields.d.astype(np.float32)[:, None]
+    if fields.scales is not None:
+        scale = scale * fields.scales.astype(np.float32)
+    groups = out.reshape(len(out), scale.shape[1], -1)
+    np.copyto(out, fields.codes)
+    with np.errstate(invalid="ignore", over="ignore"):  # a scale in a file may be infinite or NaN
+        groups *= scale[..., None]
+        if fields.mins is not None and fields.m is not None:
+            groups -= (fields.m.astype(np.float32)[:, None] * fields.mins.astype(np.float32))[..., None]
+        elif fields.m is not None:
+            out += fields.m.astype(np.float32)[:, None]
+
+
+def reciprocal(d: Array) -> Array:
+    """``1 / d`` in float32, and 0 where that is not finite: blocks of zeros, and of subnormal numbers, whose stored scale is 0 anyway."""
+    with np.errstate(divide="ignore", over="ignore"):
+        found = np.float32(1) / d
+    return np.where(np.isfinite(found), found, np.float32(0))
+
+
+def half_away(x: Array) -> Array:
+    """Round to integers, ties away from zero, as C's ``roundf``."""
+    whole = np.trunc(x)
+    return np.where(np.abs(x - whole) >= np.float32(0.5), whole + np.sign(x), whole)  # x - trunc(x) is exact
+
+
+def stored_half(numbers: Array, what: str) -> Array:
+    """Round to float16; NumericalError if one overflows.
+
+    Examples
+    --------
+    >>> stored_half(np.array([0.1], np.float32), "scale")
+    array([0.1], dtype=float16)
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        found = numbers.astype(np.float16)
+    if not np.isfinite(found).all():
+        block = int(np.argmin(np.isfinite(found)))
+        raise NumericalError(
+            f"the {what} {float(numbers[block]):g} of block {block} exceeds the largest float16 number, 65504; rescale the tensor"
+        )
+    return found

@@ -1,0 +1,75 @@
+"""The tensor types of GGUF that are read, by name and by number."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from refquant.errors import InputError, UsageError
+from refquant.layout.gguf.fields import BlockType
+from refquant.layout.gguf.mxfp4 import MXFP4
+from refquant.layout.gguf.plain_floats import BF16, F16, F32
+from refquant.layout.gguf.q2_k import Q2_K
+from refquant.layout.gguf.q3_k import Q3_K
+from refquant.layout.gguf.q4_0 import Q4_0
+from refquant.layout.gguf.q4_1 import Q4_1
+from refquant.layout.gguf.q4_k import Q4_K
+from refquant.layout.gguf.q5_0 import Q5_0
+from refquant.layout.gguf.q5_1 import Q5_1
+from refquant.layout.gguf.q5_k import Q5_K
+from refquant.layout.gguf.q6_k import Q6_K
+from refquant.layout.gguf.q8_0 import Q8_0
+from refquant.layout.gguf.tq1_0 import TQ1_0
+from refquant.layout.gguf.tq2_0 import TQ2_0
+
+_ALL = (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0, MXFP4)
+BLOCK_TYPES = MappingProxyType({kind.name: kind for kind in _ALL})
+BY_NUMBER = MappingProxyType({kind.number: kind for kind in _ALL})
+
+# Types that ggml has, or had, and that are not read; a message should know them.
+OTHERS = {
+    4: "Q4_2",
+    5: "Q4_3",
+    9: "Q8_1",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    40: "NVFP4",
+}
+
+
+def find_block_type(name: str) -> BlockType:
+    """Look a type up by its name in either case.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name.
+
+    Examples
+    --------
+    >>> find_block_type("q4_0").nbytes
+    18
+    """
+    if name.upper() not in BLOCK_TYPES:
+        raise UsageError(f"there is no GGUF type {name!r}; known are {', '.join(BLOCK_TYPES)}")
+    return BLOCK_TYPES[name.upper()]
+
+
+def type_of_number(number: int) -> BlockType:
+    """Look a type up by the number in a file; InputError if it is not read."""
+    if number not in BY_NUMBER:
+        known = f"{OTHERS[number]}, which is not read" if number in OTHERS else "which ggml does not know"
+        raise InputError(f"type {number}, {known}; read are {', '.join(BLOCK_TYPES)}")
+    return BY_NUMBER[number]
