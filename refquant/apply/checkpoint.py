@@ -26,13 +26,18 @@ from refquant.apply.quantized import LinearArithmetic, QuantizedModel
 from refquant.apply.recipe import Recipe
 from refquant.apply.rewritten import RewrittenModel
 from refquant.core import Origin, QTensor, QuantSpec
+from refquant.core.binary_tensor import BINARY_PARTS, BinarySpec, BinaryTensor, is_binary
+from refquant.core.qtensor import Quantized
 from refquant.errors import InputError, UsageError
+from refquant.methods.activation.tac import AffineCorrection
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.storage import Checkpoint, canonical_json, digest, new_directory, open_checkpoint, read_json, write_bytes, write_tensors
 
 KEPT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
-PARTS = ("codes", "scale", "scale_codes", "scale_outer", "scale_offset", "zero", "perm")
+GRID_PARTS = ("codes", "scale", "scale_codes", "scale_outer", "scale_offset", "zero", "perm")
+PARTS = tuple(dict.fromkeys((*GRID_PARTS, *BINARY_PARTS)))
+CORRECTION_PARTS = ("matrices", "offset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +85,7 @@ def save_quantized(path: Path, source: Path, quantized: QuantizedModel, provenan
     if absent:
         raise InputError(f"{source}: {absent[0]} was quantized but is not in this checkpoint")
     rewritten = quantized.rewritten
-    entry, arrays = _rewritten_entry(rewritten)
+    entry, arrays = _rewritten_entry(rewritten)[0], run_time_arrays(quantized)
     untouched = {name: stored.read(name) for name in stored.names if name not in replaced | set(rewritten.tensors)}
     untouched |= rewritten.tensors
     parts = {f"{name}.{part}": array for name, weight in quantized.weights.items() for part, array in weight.parts().items()}
@@ -97,6 +102,16 @@ def save_quantized(path: Path, source: Path, quantized: QuantizedModel, provenan
             write_bytes(folder / name, data)
         write_tensors(folder / "model.safetensors", untouched | parts, {"format": "pt"})
         description.write(folder)
+
+
+def run_time_arrays(quantized: QuantizedModel) -> dict[str, Array]:
+    """Arrays that a quantized model needs at run time besides its tensors, by the names that they are stored under.
+
+    They are those of online transforms and of corrections of the attention output.
+    """
+    corrections = quantized.corrections.items()
+    matrices = {_correction_name(index, part): getattr(one, part) for index, one in corrections for part in CORRECTION_PARTS}
+    return _rewritten_entry(quantized.rewritten)[1] | matrices
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -159,7 +174,13 @@ def _describe(
         untouched={name: tensor_digest(array) for name, array in untouched.items()},
         files={name: digest(data) for name, data in files.items()},
         rewritten=rewritten,
+        corrections=sorted(quantized.corrections),
     )
+
+
+def _correction_name(index: int, part: str) -> str:
+    """What an array of a block's correction of the attention output is called among the tensors."""
+    return f"blocks.{index}.attention_output.{part}"
 
 
 def is_quantized(path: Path) -> bool:
@@ -198,7 +219,8 @@ def _read_folder(path: Path) -> tuple[QuantizedModel, dict[str, Array]]:
     untouched = {name: stored.read(name) for name in stored.names if name not in parts}
     check_digests(str(path), {name: tensor_digest(array) for name, array in untouched.items()}, description.untouched)
     rewritten = _read_rewritten(description.rewritten, untouched, where)
-    untouched = {name: array for name, array in untouched.items() if name not in description.rewritten.parts}
+    corrections, taken = _read_corrections(description.corrections, untouched, where)
+    untouched = {name: array for name, array in untouched.items() if name not in description.rewritten.parts | taken}
     recipe = Recipe.from_dict(description.recipe, f"{where}: recipe")
     try:
         quantized = QuantizedModel(
@@ -208,6 +230,7 @@ def _read_folder(path: Path) -> tuple[QuantizedModel, dict[str, Array]]:
             value_grids={int(index): entry.grid() for index, entry in description.value_scales.items()},
             value_alphas={int(index): tuple(values) for index, values in description.value_alphas.items()},
             rewritten=rewritten,
+            corrections=corrections,
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
@@ -231,18 +254,37 @@ def _read_rewritten(entry: RewrittenEntry, tensors: dict[str, Array], where: Pat
         raise InputError(f"{where}: {error}") from error
 
 
-def _read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) -> QTensor:
-    parts = {part: stored.read(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in stored.names}
-    missing = {"codes", "scale" if "scale_codes" not in parts else "scale_codes"} - set(parts)
+def _read_corrections(blocks: list[int], tensors: dict[str, Array], where: Path) -> tuple[dict[int, AffineCorrection], set[str]]:
+    """Corrections of the attention output by block, and the names of their arrays."""
+    names = {index: {part: _correction_name(index, part) for part in CORRECTION_PARTS} for index in blocks}
+    taken = {name for parts in names.values() for name in parts.values()}
+    for name in sorted(taken):
+        if name not in tensors:
+            raise InputError(f"{where}: {name} is missing, which it promises")
+    found = {index: AffineCorrection(**{part: tensors[name] for part, name in parts.items()}) for index, parts in names.items()}
+    return found, taken
+
+
+def _read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) -> Quantized:
+    binary = is_binary(entry.spec)
+    wanted = BINARY_PARTS if binary else GRID_PARTS
+    parts = {part: stored.read(f"{name}.{part}") for part in wanted if f"{name}.{part}" in stored.names}
+    missing = (set(wanted) if binary else {"codes", "scale" if "scale_codes" not in parts else "scale_codes"}) - set(parts)
     if missing:
         raise InputError(f"{stored.directory}: {name} lacks {', '.join(sorted(missing))}, which {where.name} promises")
     try:
         origin = Origin(method=entry.method, version=entry.version, parameters=entry.parameters)
-        weight = QTensor.from_parts(parts, QuantSpec.from_json(entry.spec), origin)
+        weight = _from_parts(parts, entry.spec, origin, binary)
     except InputError as error:
         raise InputError(f"{stored.directory}: {name} is damaged: {error}") from error
     check_digests(str(stored.directory), {name: weight.digest()}, {name: entry.digest})
     return weight
+
+
+def _from_parts(parts: dict[str, Array], spec: str, origin: Origin, binary: bool) -> Quantized:
+    if binary:
+        return BinaryTensor.from_parts(parts, BinarySpec.from_json(spec), origin)
+    return QTensor.from_parts(parts, QuantSpec.from_json(spec), origin)
 
 
 def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST, *, linears: LinearArithmetic = "fake") -> Transformer:

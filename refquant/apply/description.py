@@ -137,6 +137,8 @@ class Description:
     files : dict of str
         SHA-256 of the files beside the tensors, such as ``config.json``.
     rewritten : RewrittenEntry
+    corrections : list of int
+        Blocks whose attention output is corrected; the maps lie among the untouched tensors.
     digest : str
         SHA-256 over the canonical JSON of all the rest.
     """
@@ -154,6 +156,7 @@ class Description:
     untouched: dict[str, str]
     files: dict[str, str]
     rewritten: RewrittenEntry = field(default_factory=RewrittenEntry)
+    corrections: list[int] = field(default_factory=list)
     digest: str = field(default="")
 
     def write(self, folder: Path) -> None:

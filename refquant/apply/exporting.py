@@ -165,7 +165,7 @@ def read_source(folder: Path) -> ExportSource:
         quantized = load_quantized(folder)
         if quantized.rewritten.online or quantized.rewritten.scores:
             raise InputError(f"{folder}: linears have transforms of their inputs at run time, which no layout of weights holds")
-        # What is not codes on a grid (sums of signs) is held by no layout as it is: its numbers go on, to be requantized if that is allowed.
+        # What is not codes on a grid (sums of signs) no layout holds as it is: its numbers go on, to be requantized if asked.
         weights = {name: w if isinstance(w, QTensor) else w.dequantize() for name, w in quantized.weights.items()}
         parts = {f"{name}.{part}" for name, weight in quantized.weights.items() for part in weight.parts()}
     else:

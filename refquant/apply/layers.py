@@ -13,11 +13,15 @@ import numpy as np
 
 from model import DenseAttentionProduct, DenseLinear
 from refquant.core import Grid, QTensor, QuantSpec, Tiling
+from refquant.core.qtensor import Quantized
 from refquant.core.transform import Transform, through
 from refquant.errors import InputError
+from refquant.methods.activation.log2_softmax import quantize_log2
 from refquant.methods.activation.per_token import quantize_per_token
 from refquant.methods.activation.probabilities import quantize_probabilities
 from refquant.methods.activation.static import quantize_static
+from refquant.methods.activation.tac import AffineCorrection
+from refquant.methods.codebook.lloyd_max import lloyd_max
 from refquant.methods.kernels.integer_bound import difference_bound
 from refquant.methods.kernels.integer_linear import activation_codes, integer_linear
 from refquant.methods.kernels.integer_weight import prepare_weight
@@ -64,7 +68,7 @@ class QuantizedLinear:
 
     Parameters
     ----------
-    weight : QTensor or ndarray ``[out, in]``
+    weight : Quantized or ndarray ``[out, in]``
         An array stays in floating point.
     bias : ndarray ``[out]``, optional
     quantize_input : callable, optional
@@ -80,7 +84,7 @@ class QuantizedLinear:
 
     def __init__(
         self,
-        weight: QTensor | Array,
+        weight: Quantized | Array,
         bias: Array | None,
         quantize_input: ActivationQuantizer | None,
         dtype: np.dtype[Any],
@@ -90,7 +94,7 @@ class QuantizedLinear:
         self.weight = weight
         self.quantize_input = quantize_input
         self.online = online
-        values = weight.dequantize(dtype) if isinstance(weight, QTensor) else weight
+        values = weight if isinstance(weight, np.ndarray) else weight.dequantize(dtype)
         self._dense = DenseLinear(values, bias, arithmetic)
 
     def __call__(self, x: Array) -> Array:
@@ -110,6 +114,29 @@ class PerTokenQuantizer:
     def __call__(self, x: Array) -> Array:
         """Quantize and dequantize ``[..., features]``."""
         return quantize_per_token(x.reshape(-1, x.shape[-1]), self.spec).reshape(x.shape)
+
+
+class CodebookQuantizer:
+    """Dynamic quantization of a linear's input with a Lloyd-Max codebook on root mean squares.
+
+    Parameters
+    ----------
+    spec : QuantSpec
+        As :func:`refquant.methods.codebook.lloyd_max.lloyd_max_spec` makes it.
+    correction : bool
+        Whether scales make a token unbiased along itself.
+    arithmetic : Arithmetic
+    """
+
+    __slots__ = ("arithmetic", "correction", "spec")
+
+    def __init__(self, spec: QuantSpec, correction: bool, arithmetic: Arithmetic = FAST) -> None:
+        self.spec, self.correction, self.arithmetic = spec, correction, arithmetic
+
+    def __call__(self, x: Array) -> Array:
+        """Quantize and dequantize ``[..., features]``."""
+        coded = lloyd_max(x.reshape(-1, x.shape[-1]), self.spec, correction=self.correction, arithmetic=self.arithmetic)
+        return coded.dequantize(x.dtype).reshape(x.shape)
 
 
 class StaticQuantizer:
@@ -230,50 +257,65 @@ class QuantizedScoreOperands:
         return queries if self.operands == "keys" else self._quantize(queries), self._quantize(keys)
 
     def _quantize(self, x: Array) -> Array:
-        if self.per == "head":
-            return self._quantizer(x)
-        batch, heads, tokens, width = x.shape
-        together = np.ascontiguousarray(x.swapaxes(1, 2)).reshape(batch, tokens, heads * width)
-        return np.ascontiguousarray(self._quantizer(together).reshape(batch, tokens, heads, width).swapaxes(1, 2))
+        return self._quantizer(x) if self.per == "head" else over_heads(self._quantizer, x)
+
+
+def over_heads(change: Callable[[Array], Array], x: Array) -> Array:
+    """Let something that looks at ``[B, T, heads * h]`` change all heads of a token ``[B, heads, T, h]`` together."""
+    batch, heads, tokens, width = x.shape
+    together = np.ascontiguousarray(x.swapaxes(1, 2)).reshape(batch, tokens, heads * width)
+    return np.ascontiguousarray(change(together).reshape(batch, tokens, heads, width).swapaxes(1, 2))
 
 
 class QuantizedAttentionProduct:
-    """The product of softmax output and V with one or both operands quantized.
+    """The product of softmax output and V with one or both operands quantized, and what its result is corrected by.
 
     Parameters
     ----------
     probability_bits : int
         0 leaves the softmax output alone.
-    probability_range : {"unit", "row_max"}
+    probability_range : {"unit", "row_max", "log2", "log2_power"}
     value_spec : QuantSpec, optional
         None leaves V alone.
     value_grid : Grid, optional
         Static scales ``[kv_heads, 1, 1]`` or ``[kv_heads, 1, head_dim]``; without them V is quantized per token, dynamically.
     arithmetic : Arithmetic
+    value_per : {"head", "token"}
+        Without static scales: a scale a head and token, or one for all heads of a token.
+    correction : AffineCorrection, optional
+        Of all heads' results of a token, side by side.
     """
 
-    __slots__ = ("_product", "probability_bits", "probability_range", "value_grid", "value_spec")
+    __slots__ = ("_product", "arithmetic", "correction", "probability_bits", "probability_range", "value_grid", "value_per", "value_spec")
 
     def __init__(
         self,
         probability_bits: int,
-        probability_range: Literal["unit", "row_max"],
+        probability_range: Literal["unit", "row_max", "log2", "log2_power"],
         value_spec: QuantSpec | None,
         value_grid: Grid | None,
         arithmetic: Arithmetic = FAST,
+        *,
+        value_per: Literal["head", "token"] = "head",
+        correction: AffineCorrection | None = None,
     ) -> None:
-        self._product = DenseAttentionProduct(arithmetic)
+        self._product, self.arithmetic = DenseAttentionProduct(arithmetic), arithmetic
+        self.value_per, self.correction = value_per, correction
         self.probability_bits, self.probability_range = probability_bits, probability_range
         self.value_spec, self.value_grid = value_spec, value_grid
 
     def __call__(self, probabilities: Array, values: Array) -> Array:
         """Mix the values: ``[B, H, T, T]`` and ``[B, K, T, h]`` to ``[B, H, T, h]``."""
-        return self._product(self.quantize_probabilities(probabilities), self.quantize_values(values))
+        mixed = self._product(self.quantize_probabilities(probabilities), self.quantize_values(values))
+        correction = self.correction
+        return mixed if correction is None else over_heads(lambda x: correction.apply(x, self.arithmetic), mixed)
 
     def quantize_probabilities(self, probabilities: Array) -> Array:
         """The softmax output as the product sees it."""
         if not self.probability_bits:
             return probabilities
+        if self.probability_range == "log2" or self.probability_range == "log2_power":
+            return quantize_log2(probabilities, self.probability_bits, "zero" if self.probability_range == "log2" else "power")
         return quantize_probabilities(probabilities, self.probability_bits, self.probability_range)
 
     def quantize_values(self, values: Array) -> Array:
@@ -281,8 +323,8 @@ class QuantizedAttentionProduct:
         if self.value_spec is None:
             return values
         if self.value_grid is None:
-            rows = values.reshape(-1, values.shape[-1])
-            return quantize_per_token(rows, self.value_spec.with_tiling(Tiling.token())).reshape(values.shape)
+            quantizer = PerTokenQuantizer(self.value_spec.with_tiling(Tiling.token()))
+            return quantizer(values) if self.value_per == "head" else over_heads(quantizer, values)
         batch, heads, tokens, width = values.shape
         stacked = np.moveaxis(values, 1, 0).reshape(heads, batch * tokens, width)  # a head's tokens in a row, whichever sequence
         quantized = quantize_static(stacked, self.value_grid, self.value_spec)

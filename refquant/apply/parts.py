@@ -2,120 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from refquant.apply.weight_parts import Bits, Count, GroupSize, NotNegative, Positive, Share, Weights
 from refquant.core import QuantSpec, Tiling, find_scheme, spec
-from refquant.core.block_formats import BLOCK_FORMATS
 from refquant.errors import UsageError
-from refquant.methods.compensate.gptq import PRESETS, QUIRKS
+from refquant.methods.activation.log2_softmax import MOST_BITS as MOST_LOG2_BITS
+from refquant.methods.codebook.lloyd_max import MOST_BITS as MOST_CODEBOOK_BITS
+from refquant.methods.codebook.lloyd_max import lloyd_max_spec
 
-Bits = Annotated[int, Meta(ge=1, le=16)]
-Count = Annotated[int, Meta(ge=1)]
-GroupSize = Annotated[int, Meta(ge=-1)]
-Share = Annotated[float, Meta(gt=0, le=1)]
 Step = Annotated[float, Meta(ge=1e-4, le=1)]  # finer ones would only make the list of candidates endless
-Positive = Annotated[float, Meta(gt=0, le=1e6)]  # a bound far out keeps infinity away
-NotNegative = Annotated[float, Meta(ge=0, le=1e6)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """How the linears' weights are quantized.
-
-    Parameters
-    ----------
-    method : {"none", "rtn", "gptq"}
-    bits, scheme, group_size, scale_format, clip_search, range_ratio
-        As in :func:`refquant.spec`; group size -1 is a whole row; an empty scale format keeps float64.
-    format : str
-        Instead of integers of `bits` bits by `scheme`: a block format such as ``"mxfp4"`` or ``"nf4"``, which brings its block and scales,
-        or another format such as ``"e4m3fn"``, on groups of `group_size` with scales of `scale_format`.
-    damping, block_size, act_order, static_groups, compat
-        As in :func:`refquant.gptq`.
-    hessian_inputs : {"float", "quantized"}
-        What the Hessian is made of: the inputs of a linear as they arrive, or after the activation quantizer.
-    limits : {"none", "awq"}
-        Clip each row and group of a weight to a limit found by AWQ's search before it is quantized.
-    limit_steps, limit_shrink, limit_tokens
-        As in :func:`refquant.methods.scale.limits.search_limits`.
-    limit_skip : tuple of str
-        Last names of linears that are not clipped; AWQ leaves queries and keys alone.
-    limit_inputs : {"float", "quantized"}
-        Inputs of the linears in the float model, as published, or behind what is already quantized.
-    limit_weighted : bool
-        Tokens count as ``[tokens]`` says; AWQ counts all alike.
-    """
-
-    method: Literal["none", "rtn", "gptq"] = "gptq"
-    bits: Bits = 4
-    scheme: str = "asym_incl0"
-    group_size: GroupSize = 128
-    scale_format: Literal["", "float16", "bfloat16", "float32"] = "float16"
-    clip_search: bool = False
-    range_ratio: Share = 1.0
-    damping: NotNegative = 0.01
-    block_size: Count = 128
-    act_order: bool = False
-    static_groups: bool = False
-    compat: tuple[str, ...] = ()
-    hessian_inputs: Literal["float", "quantized"] = "float"
-    limits: Literal["none", "awq"] = "none"
-    limit_steps: Count = 20
-    limit_shrink: Share = 0.5
-    limit_tokens: Count = 512
-    limit_skip: tuple[str, ...] = ("q_proj", "k_proj")
-    limit_inputs: Literal["float", "quantized"] = "float"
-    limit_weighted: bool = False
-    format: str = ""
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.compat if name not in (*PRESETS, *QUIRKS)]
-        if unknown:
-            raise UsageError(f"unknown compat {unknown[0]!r}; known are {', '.join((*PRESETS, *QUIRKS))}")
-        if self.limits != "none" and self.method == "none":
-            raise UsageError("limits clip weights before they are quantized; method is 'none'")
-        if int(self.limit_shrink * self.limit_steps) < 1:
-            raise UsageError(f"limit_shrink {self.limit_shrink} of {self.limit_steps} limit_steps leaves no limit to try")
-        self.spec()  # a scheme and a width that contradict each other raise here
-
-    def spec(self) -> QuantSpec:
-        """The spec of one weight ``[out, in]``.
-
-        Raises
-        ------
-        UsageError
-            If the fields contradict each other.
-        """
-        if self.format:
-            return self._spec_of_format()
-        return spec(
-            f"int{self.bits}",
-            group_size=self.group_size,
-            scheme=find_scheme(self.scheme),
-            scale_format=self.scale_format or None,
-            mse=self.clip_search,
-            range_ratio=self.range_ratio,
-        )
-
-    def _spec_of_format(self) -> QuantSpec:
-        block = BLOCK_FORMATS.get(self.format)
-        unused = ("bits", "scheme") if block is None else ("bits", "scheme", "group_size", "scale_format")
-        usual = {entry.name: entry.default for entry in fields(Weights)}
-        changed = [name for name in unused if getattr(self, name) != usual[name]]
-        if changed:
-            raise UsageError(f"format {self.format!r} stands for {', '.join(unused)}; leave out {', '.join(changed)}")
-        if block is not None:
-            return spec(self.format, mse=self.clip_search, range_ratio=self.range_ratio)
-        return spec(
-            self.format,
-            group_size=self.group_size,
-            scale_format=self.scale_format or None,
-            mse=self.clip_search,
-            range_ratio=self.range_ratio,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,23 +23,30 @@ class Tokens:
 
     Parameters
     ----------
-    weighting : {"uniform", "certainty"}
-        All alike, or CGQ's weights.
+    weighting : {"uniform", "certainty", "fair_adaptation"}
+        All alike, CGQ's weights, or weights after FAIR-Calib: what is about to be committed counts more.
     power, visible_weight, masked_weight, visible_confidence
-        As in :func:`refquant.certainty_weights`.
+        As in :func:`refquant.certainty_weights`; `masked_weight` also stands before FAIR's reliability of masked tokens.
+    frontier, frontier_weight, early_boost, floor, normalize
+        As in :func:`refquant.methods.diffusion.fair_weights.fair_weights`.
     routing : {"routed", "mixing"}
         In a mixture: a token counts in full with every expert that it is sent to, or times the square of its mixing weight.
     confidence : {"argmax", "final_token", "margin"}
         Whose probability s is: of the likeliest token, or of the token that ends up at that position.
     """
 
-    weighting: Literal["uniform", "certainty"] = "uniform"
+    weighting: Literal["uniform", "certainty", "fair_adaptation"] = "uniform"
     power: Positive = 2.0
     visible_weight: NotNegative = 0.7
     masked_weight: NotNegative = 1.0
     visible_confidence: Literal["zero", "model", "one"] = "zero"
     confidence: Literal["argmax", "final_token", "margin"] = "argmax"
     routing: Literal["routed", "mixing"] = "routed"
+    frontier: Count = 1
+    frontier_weight: NotNegative = 1.0
+    early_boost: NotNegative = 1.0
+    floor: NotNegative = 0.1
+    normalize: Literal["mean", "max", "none"] = "mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,23 +55,31 @@ class Activations:
 
     Parameters
     ----------
-    method : {"none", "per_token", "static"}
-        Not; a scale a token, at run time; one calibrated scale a linear.
+    method : {"none", "per_token", "static", "lloyd_max"}
+        Not; a scale a token (and group), at run time; one calibrated scale a linear; at run time, a Lloyd-Max code of the normal
+        distribution on root mean squares, which `scheme` and `range_ratio` have no part in.
     bits, scheme, group_size, range_ratio
         As in :func:`refquant.spec`. Symmetric schemes use scale 1 for an all-zero token.
+    scale_correction : bool
+        Of ``lloyd_max``: whether a token's scale makes it unbiased along itself.
     """
 
-    method: Literal["none", "per_token", "static"] = "none"
+    method: Literal["none", "per_token", "static", "lloyd_max"] = "none"
     bits: Bits = 8
     scheme: str = "sym_full"
     group_size: GroupSize = -1
     range_ratio: Share = 1.0
+    scale_correction: bool = True
 
     def __post_init__(self) -> None:
+        if self.method == "lloyd_max" and (self.scheme != "sym_full" or self.range_ratio != 1 or self.bits > MOST_CODEBOOK_BITS):
+            raise UsageError(f"lloyd_max has a scale of its own and at most {MOST_CODEBOOK_BITS} bits; leave out scheme and range_ratio")
         self.spec()
 
     def spec(self) -> QuantSpec:
         """The spec of inputs ``[tokens, features]``."""
+        if self.method == "lloyd_max":
+            return lloyd_max_spec(self.bits, self.group_size)
         scheme = find_scheme(self.scheme)
         return spec(
             f"int{self.bits}",
@@ -188,7 +102,8 @@ class Values:
     bits, scheme
         As in :func:`refquant.spec`.
     per, gram, rows
-        Options of :func:`refquant.ia_aq`; `rows` is ``"all"`` or ``"masked"`` queries.
+        Options of :func:`refquant.ia_aq`; `rows` is ``"all"`` or ``"masked"`` queries. Under ``per_token``, `per` is ``"head"``, a scale a
+        head and token, or ``"token"``, one for all heads of a token, as in the QDLM study's runs of QuaRot.
     lowest_alpha, alpha_step : float
         Candidates run from 1 down to the lowest in steps.
     range_ratio : float
@@ -200,7 +115,7 @@ class Values:
     method: Literal["none", "minmax", "ia_aq", "per_token"] = "none"
     bits: Bits = 8
     scheme: str = "asym_incl0"
-    per: Literal["head", "feature"] = "head"
+    per: Literal["head", "feature", "token"] = "head"
     gram: Literal["exact", "mass"] = "exact"
     rows: Literal["all", "masked"] = "all"
     lowest_alpha: Share = 0.8
@@ -209,6 +124,10 @@ class Values:
     calibrate: Literal["after_qkv", "before_qkv"] = "after_qkv"
 
     def __post_init__(self) -> None:
+        if self.per == "token" and self.method in ("minmax", "ia_aq"):
+            raise UsageError(f"per 'token' is for scales at run time (per_token); method {self.method!r} has static ones")
+        if self.per == "feature" and self.method == "per_token":
+            raise UsageError("per 'feature' is for static scales; under per_token a scale belongs to a token")
         self.spec()
 
     def spec(self) -> QuantSpec:
@@ -235,11 +154,16 @@ class Probabilities:
     ----------
     bits : int
         0 leaves it in floating point.
-    range : {"unit", "row_max"}
+    range : {"unit", "row_max", "log2", "log2_power"}
+        A uniform grid on [0, 1] or up to each row's maximum; powers of two, whose last code is 0, or, in ``log2_power``, one more power.
     """
 
     bits: Annotated[int, Meta(ge=0, le=16)] = 0
-    range: Literal["unit", "row_max"] = "unit"
+    range: Literal["unit", "row_max", "log2", "log2_power"] = "unit"
+
+    def __post_init__(self) -> None:
+        if self.range.startswith("log2") and self.bits > MOST_LOG2_BITS:
+            raise UsageError(f"powers of two take at most {MOST_LOG2_BITS} bits, not {self.bits}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,13 +206,32 @@ class QueriesKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionOutput:
+    """What happens to the attention's output before its projection.
+
+    Parameters
+    ----------
+    method : {"none", "tac"}
+        Nothing, or TAC: an affine map, calibrated so that mean and covariance are again those of the float model.
+    block, damping, shrinkage
+        As in :func:`refquant.methods.activation.tac.tac`; `block` divides the output's channels.
+    """
+
+    method: Literal["none", "tac"] = "none"
+    block: Count = 16
+    damping: NotNegative = 0.01
+    shrinkage: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """Which states of which sequences the statistics are taken from.
 
     Parameters
     ----------
-    states : {"none", "clean", "iid", "rollout", "tmas"}
-        No calibration; fully visible text; masks drawn independently at a uniform ratio; states of rollouts drawn uniformly; TMAS.
+    states : {"none", "clean", "iid", "ratio_grid", "rollout", "tmas"}
+        No calibration; fully visible text; masks drawn independently at a uniform ratio; at ratios 1/N, 2/N, ..., 1 behind a visible
+        beginning (Quant-dLLM's MCS); states of rollouts drawn uniformly; TMAS.
     samples : int
         Number of sequences.
     prompts : int
@@ -301,11 +244,13 @@ class Calibration:
         As in :func:`refquant.tmas`.
     min_expert_tokens : int
         An expert that fewer calibration tokens are routed to is refused.
+    visible_share : float
+        Of ``ratio_grid``: the share of a sequence at its beginning that is never masked.
     min_distinct : float
         A rollout whose committed response has a smaller share of distinct tokens is rejected, and counted.
     """
 
-    states: Literal["none", "clean", "iid", "rollout", "tmas"] = "iid"
+    states: Literal["none", "clean", "iid", "ratio_grid", "rollout", "tmas"] = "iid"
     samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
     prompts: Count = 32
     gen_length: Count = 64
@@ -317,6 +262,7 @@ class Calibration:
     joint: bool = False
     min_expert_tokens: Count = 32
     min_distinct: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    visible_share: Annotated[float, Meta(ge=0, le=1)] = 0.25
 
     def __post_init__(self) -> None:
         if self.tokens_per_step < 1 or self.block_length % self.tokens_per_step:
@@ -327,4 +273,6 @@ class Calibration:
             raise UsageError(f"proportions are not all 0; got {self.proportions}")
 
 
-Part = Weights | Tokens | Activations | Values | QueriesKeys | Probabilities | Calibration
+Part = Weights | Tokens | Activations | Values | QueriesKeys | Probabilities | AttentionOutput | Calibration
+
+__all__ = ["Activations", "AttentionOutput", "Calibration", "Part", "Probabilities", "QueriesKeys", "Tokens", "Values", "Weights"]

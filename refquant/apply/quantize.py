@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
+from typing import Literal
 
 import numpy as np
 
@@ -26,14 +28,16 @@ from refquant.apply.rewriter import Rewriter
 from refquant.apply.rewriters import make_rewriter
 from refquant.apply.rewriting import apply_changes, rewritten_parameters
 from refquant.apply.rewritten import Notes, RewrittenModel
-from refquant.apply.states import CalibrationState, batches, state_confidences
-from refquant.core import Grid, QTensor, Stats
+from refquant.apply.states import CalibrationState, batches
+from refquant.apply.token_weights import token_weights
+from refquant.apply.weight_quantizing import quantize_weight
+from refquant.core import Grid, Stats
 from refquant.core.metrics import output_error
+from refquant.core.qtensor import Quantized
 from refquant.core.transform import through
 from refquant.errors import InputError, NotPositiveDefiniteError, NumericalError
 from refquant.methods.activation.static import Extremes, static_grid
-from refquant.methods.compensate.gptq import gptq
-from refquant.methods.diffusion.cgq import certainty_weights
+from refquant.methods.activation.tac import AffineCorrection, Moments, tac
 from refquant.methods.diffusion.ia_aq import AttentionSample, ia_aq
 from refquant.methods.grid.rtn import rtn
 from refquant.methods.scale.limits import clip_to_limits
@@ -95,7 +99,8 @@ class _Run:
         self.original, self.current, self.recipe, self.rewriters = m, m, recipe, rewriters
         self.notes: list[Notes] = []
         self.limits: dict[str, Array] = {}
-        self.weights: dict[str, QTensor] = {}
+        self.weights: dict[str, Quantized] = {}
+        self.corrections: dict[int, AffineCorrection] = {}
         self.input_grids: dict[str, Grid] = {}
         self.value_grids: dict[int, Grid] = {}
         self.value_alphas: dict[int, tuple[float, ...]] = {}
@@ -108,27 +113,16 @@ class _Run:
         apart = recipe.propagate == "quantized" and (
             any(rewriter.inputs == "float" for rewriter in rewriters)
             or (recipe.weights.limits != "none" and recipe.weights.limit_inputs == "float")
+            or recipe.attention_output.method != "none"
         )
         self.float_hidden = list(self.hidden) if apart else self.hidden
 
     def _token_weights(self, states: Sequence[CalibrationState]) -> list[Array | None]:
-        tokens = self.recipe.tokens
-        weighs = self.recipe.weights.method == "gptq" or self.recipe.weights.limit_weighted or any(r.weighted for r in self.rewriters)
-        if tokens.weighting == "uniform" or not weighs:
+        weights = self.recipe.weights
+        weighs = weights.looks_at_hessian or weights.limit_weighted or any(r.weighted for r in self.rewriters)
+        if not weighs:
             return [None] * len(self.batches)
-        confidences = state_confidences(self.original, states, tokens.confidence)
-        return [
-            certainty_weights(
-                masked,
-                np.stack([confidences[i] for i in batch]),
-                tokens.power,
-                visible_weight=tokens.visible_weight,
-                masked_weight=tokens.masked_weight,
-                visible_confidence=tokens.visible_confidence,
-                arithmetic=self.original.arithmetic,
-            )
-            for batch, masked in zip(self.batches, self.masked, strict=True)
-        ]
+        return token_weights(self.original, self.recipe.tokens, states, self.batches)
 
     def quantize_block(self, index: int) -> None:
         """All groups of one block in causal order, V between the projections and what follows; then on to the next block."""
@@ -144,8 +138,10 @@ class _Run:
             self._quantize_values(index)
         for position, group in enumerate(groups):
             self._quantize_group(index, group)
-            if position == 0 and not early:
-                self._quantize_values(index)
+            if position == 0:
+                if not early:
+                    self._quantize_values(index)
+                self._correct_attention(index)
         apart = self.float_hidden is not self.hidden
         mover = self.current if self.recipe.propagate == "quantized" else self.original
         self.hidden = [mover.block(index, x, self._context(x)) for x in self.hidden]
@@ -195,12 +191,12 @@ class _Run:
                 self.input_grids[name] = static_grid(extremes, self.recipe.activations.spec())
         late = limited(self.recipe, names, "quantized")
         self.limits |= find_limits(replace(self._view(index, "quantized"), m=self.current), late, shared=True)
-        stats = self._statistics(index, names[0]) if self.recipe.weights.method == "gptq" else None
+        stats = self._statistics(index, names[0]) if self.recipe.weights.looks_at_hessian else None
         linears = {}
         for name in names:
             dense = dense_linear(self.original, name)
             weight = self._quantize_weight(name, dense.weight, stats)
-            quantizer = input_quantizer(self.recipe, name, self.input_grids)
+            quantizer = input_quantizer(self.recipe, name, self.input_grids, self.original.arithmetic)
             values, online = dense.weight if weight is None else weight, online_transforms(dense)
             linears[name] = QuantizedLinear(values, dense.bias, quantizer, self.original.dtype, self.original.arithmetic, online)
         self.current = self.current.replace(linears)
@@ -229,7 +225,8 @@ class _Run:
 
     def _statistics(self, index: int, name: str) -> Stats:
         """Hessian of a group's common input over all calibration tokens."""
-        quantizer = input_quantizer(self.recipe, name, self.input_grids) if self.recipe.weights.hessian_inputs == "quantized" else None
+        quantized = self.recipe.weights.hessian_inputs == "quantized"
+        quantizer = input_quantizer(self.recipe, name, self.input_grids, self.original.arithmetic) if quantized else None
         expert = expert_numbers(self.original, index).get(name)
         routing = (f"blocks.{index}.routing", f"blocks.{index}.routing_weights")
         total: list[Stats] = []
@@ -251,7 +248,7 @@ class _Run:
         if name in expert_numbers(self.original, index):
             check_coverage(name, seen, sum(x.shape[0] * x.shape[1] for x in self.hidden), self.recipe.calibration.min_expert_tokens)
 
-    def _quantize_weight(self, name: str, weight: Array, stats: Stats | None) -> QTensor | None:
+    def _quantize_weight(self, name: str, weight: Array, stats: Stats | None) -> Quantized | None:
         """Quantize one weight, in float64 whatever the method, so that methods differ in nothing but themselves."""
         plan, arithmetic = self.recipe.weights, self.original.arithmetic
         if plan.method == "none":
@@ -259,34 +256,20 @@ class _Run:
         w = weight.astype(np.float64)
         within = clip_to_limits(w, self.limits[name], plan.spec()) if name in self.limits else w
         try:
-            rounded = rtn(within, plan.spec(), arithmetic)
-            quantized = None if stats is None else self._compensate(within, stats)
+            quantized = quantize_weight(plan, within, stats, arithmetic)
+            rounded = None if stats is None else rtn(within, plan.spec(), arithmetic)
         except NotPositiveDefiniteError as error:
             raise NotPositiveDefiniteError(f"{name}: {error}", error.pivot) from error
         except (InputError, NumericalError) as error:
             raise type(error)(f"{name}: {error}") from error
-        if quantized is None or stats is None:
-            self._record(name, rounded)
-            return rounded
+        if rounded is None or stats is None:
+            self._record(name, quantized)
+            return quantized
         errors = [output_error(w, q.dequantize(np.dtype(np.float64)), stats.hessian, arithmetic) for q in (quantized, rounded)]
         self._record(name, quantized, stats.tokens, *errors)
         return quantized
 
-    def _compensate(self, w: Array, stats: Stats) -> QTensor:
-        plan = self.recipe.weights
-        return gptq(
-            w,
-            stats.hessian,
-            plan.spec(),
-            damping=plan.damping,
-            block_size=plan.block_size,
-            act_order=plan.act_order,
-            static_groups=plan.static_groups,
-            compat=plan.compat,
-            arithmetic=self.original.arithmetic,
-        )
-
-    def _record(self, name: str, weight: QTensor, tokens: int = 0, error: float | None = None, rtn_error: float | None = None) -> None:
+    def _record(self, name: str, weight: Quantized, tokens: int = 0, error: float | None = None, rtn_error: float | None = None) -> None:
         self.weights[name] = weight
         self.records.append(LinearRecord(name=name, tokens=tokens, error=error, rtn_error=rtn_error))
 
@@ -305,11 +288,29 @@ class _Run:
                 samples.extend(AttentionSample(probabilities=p, values=u, query_rows=r) for p, u, r in zip(a, v, rows, strict=True))
 
             self._observe(index, [f"blocks.{index}.probabilities", f"blocks.{index}.v"], take)
-            choice = ia_aq(samples, plan.spec(), alphas=plan.alphas, per=plan.per, gram=plan.gram, arithmetic=self.original.arithmetic)
+            per: Literal["head", "feature"] = "feature" if plan.per == "feature" else "head"
+            choice = ia_aq(samples, plan.spec(), alphas=plan.alphas, per=per, gram=plan.gram, arithmetic=self.original.arithmetic)
             grid = choice.grid
             self.value_grids[index] = grid
             self.value_alphas[index] = tuple(choice.alphas[i] for i in choice.chosen.ravel())
         product = attention_product(self.recipe, self.original, grid)
+        if product is not None:
+            self.current = self.current.replace(attention_products={index: product})
+
+    def _correct_attention(self, index: int) -> None:
+        """TAC, from what the float model has before the attention's projection and what arrives there."""
+        plan = self.recipe.attention_output
+        if plan.method == "none":
+            return
+        arriving, reference = self._view(index, "quantized"), self._view(index, "float")
+        name = f"{self.original.architecture.blocks[index].attn_out.name}.input"
+        moments: list[Moments] = []
+        for view in (reference, replace(arriving, m=self.current)):
+            found = [Moments.of(seen[name], plan.block, self.original.arithmetic) for seen in view.seen([name])]
+            moments.append(reduce(Moments.merge, found))
+        correction = tac(*moments, damping=plan.damping, shrinkage=plan.shrinkage, arithmetic=self.original.arithmetic)
+        self.corrections[index] = correction
+        product = attention_product(self.recipe, self.original, self.value_grids.get(index), correction)
         if product is not None:
             self.current = self.current.replace(attention_products={index: product})
 
@@ -326,6 +327,7 @@ class _Run:
             value_grids=self.value_grids,
             records=tuple(self.records),
             value_alphas=self.value_alphas,
+            corrections=self.corrections,
         )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from model import DenseLinear, Linear, ScoreOperands, Transformer
 from refquant.apply.layers import (
+    CodebookQuantizer,
     IntegerLinear,
     PerTokenQuantizer,
     QuantizedAttentionProduct,
@@ -21,7 +22,10 @@ from refquant.apply.layers import (
 from refquant.apply.recipe import Recipe
 from refquant.apply.rewritten import RewrittenModel
 from refquant.core import Grid, QTensor
+from refquant.core.qtensor import Quantized
 from refquant.errors import InputError, UsageError
+from refquant.methods.activation.tac import AffineCorrection
+from refquant.numerics import FAST, Arithmetic
 
 LinearArithmetic = Literal["fake", "integer"]
 """How quantized linears are computed: from numbers that codes are turned back into, or from the codes."""
@@ -55,7 +59,7 @@ class QuantizedModel:
     Parameters
     ----------
     recipe : Recipe
-    weights : mapping of str to QTensor
+    weights : mapping of str to Quantized
         By the linear's name.
     input_grids : mapping of str to Grid
         Static activation grids by the linear's name.
@@ -66,18 +70,21 @@ class QuantizedModel:
         IA-AQ's choice by block, one a head (or a feature).
     rewritten : RewrittenModel
         What rewrites left besides quantized weights.
+    corrections : mapping of int to AffineCorrection
+        Of the attention's output, by block.
     """
 
     recipe: Recipe
-    weights: Mapping[str, QTensor]
+    weights: Mapping[str, Quantized]
     input_grids: Mapping[str, Grid] = field(default_factory=dict)
     value_grids: Mapping[int, Grid] = field(default_factory=dict)
     records: tuple[LinearRecord, ...] = ()
     value_alphas: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     rewritten: RewrittenModel = field(default_factory=RewrittenModel)
+    corrections: Mapping[int, AffineCorrection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("weights", "input_grids", "value_grids", "value_alphas"):
+        for name in ("weights", "input_grids", "value_grids", "value_alphas", "corrections"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def attach(self, m: Transformer, *, arithmetic: LinearArithmetic = "fake") -> Transformer:
@@ -107,17 +114,18 @@ class QuantizedModel:
             self._check_codes()
         linears: dict[str, Linear] = {}
         for name in m.linears:
-            quantizer = input_quantizer(self.recipe, name, self.input_grids)
+            quantizer = input_quantizer(self.recipe, name, self.input_grids, m.arithmetic)
             weight = self.weights.get(name)
             if weight is None and quantizer is None:
                 continue
             dense = dense_linear(m, name)
-            if arithmetic == "integer" and weight is not None and quantizer is not None:
+            if arithmetic == "integer" and isinstance(weight, QTensor) and not isinstance(quantizer, CodebookQuantizer | None):
                 linears[name] = _integer_linear(name, weight, dense, quantizer, m)
             else:
                 values = dense.weight if weight is None else weight
                 linears[name] = QuantizedLinear(values, dense.bias, quantizer, m.dtype, m.arithmetic, online_transforms(dense))
-        products = {index: attention_product(self.recipe, m, self.value_grids.get(index)) for index in range(m.config.n_layers)}
+        grids, corrections = self.value_grids, self.corrections
+        products = {i: attention_product(self.recipe, m, grids.get(i), corrections.get(i)) for i in range(m.config.n_layers)}
         operands = {index: score_operands(self.recipe, before) for index, before in enumerate(m.score_operands)}
         return m.replace(
             linears,
@@ -133,6 +141,11 @@ class QuantizedModel:
                     f"recipe {self.recipe.name} leaves {what} in floating point ({what}.method is 'none'); integer arithmetic multiplies "
                     "codes by codes and needs a recipe that quantizes both, such as w8a8"
                 )
+            if method in ("lloyd_max", "quant_dllm"):
+                raise UsageError(
+                    f"recipe {self.recipe.name}: {what} of method {method!r} have codes that are no multiples of one step; integer "
+                    "arithmetic needs integer formats on both sides, such as w8a8"
+                )
 
     def _check_fit(self, m: Transformer) -> None:
         """A linear that is left out would run in floating point, and V without its scales on scales of the moment, without a word."""
@@ -142,6 +155,7 @@ class QuantizedModel:
         wanted = {
             "quantized weights": (set(self.weights), linears if recipe.weights.method != "none" else set()),
             "activation scales": (set(self.input_grids), linears if recipe.activations.method == "static" else set()),
+            "corrections": ({str(i) for i in self.corrections}, blocks if recipe.attention_output.method != "none" else set()),
             "V scales": ({str(i) for i in self.value_grids}, blocks if recipe.values.method in ("minmax", "ia_aq") else set()),
         }
         for what, (found, needed) in wanted.items():
@@ -163,22 +177,31 @@ def _integer_linear(
         raise UsageError(f"{name}: {error}") from error
 
 
-def input_quantizer(recipe: Recipe, name: str, grids: Mapping[str, Grid]) -> PerTokenQuantizer | StaticQuantizer | None:
+def input_quantizer(
+    recipe: Recipe, name: str, grids: Mapping[str, Grid], arithmetic: Arithmetic = FAST
+) -> PerTokenQuantizer | StaticQuantizer | CodebookQuantizer | None:
     """The activation quantizer before a linear, or None."""
     if recipe.activations.method == "none" or is_skipped(recipe, name):
         return None
     if recipe.activations.method == "per_token":
         return PerTokenQuantizer(recipe.activations.spec())
+    if recipe.activations.method == "lloyd_max":
+        return CodebookQuantizer(recipe.activations.spec(), recipe.activations.scale_correction, arithmetic)
     return StaticQuantizer(grids[name], recipe.activations.spec())
 
 
-def attention_product(recipe: Recipe, m: Transformer, grid: Grid | None) -> QuantizedAttentionProduct | None:
-    """The attention product of a recipe, or None where it leaves both operands alone."""
+def attention_product(
+    recipe: Recipe, m: Transformer, grid: Grid | None, correction: AffineCorrection | None = None
+) -> QuantizedAttentionProduct | None:
+    """The attention product of a recipe, or None where it leaves both operands alone and there is no correction."""
     values, probabilities = recipe.values, recipe.probabilities
-    if values.method == "none" and not probabilities.bits:
+    if values.method == "none" and not probabilities.bits and correction is None:
         return None
     spec = None if values.method == "none" else values.spec()
-    return QuantizedAttentionProduct(probabilities.bits, probabilities.range, spec, grid, m.arithmetic)
+    per: Literal["head", "token"] = "token" if values.per == "token" else "head"
+    return QuantizedAttentionProduct(
+        probabilities.bits, probabilities.range, spec, grid, m.arithmetic, value_per=per, correction=correction
+    )
 
 
 def score_operands(recipe: Recipe, before: ScoreOperands | None) -> ScoreOperands | None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 import tomli_w
 
-from refquant.apply.parts import Activations, Calibration, Part, Probabilities, QueriesKeys, Tokens, Values, Weights
+from refquant.apply.parts import Activations, AttentionOutput, Calibration, Part, Probabilities, QueriesKeys, Tokens, Values, Weights
 from refquant.apply.rewrite_parts import REWRITES, RewritePart, read_rewrite
 from refquant.errors import InputError, UsageError
 from refquant.storage import canonical_json, digest
@@ -29,7 +29,7 @@ class Recipe:
     Parameters
     ----------
     name, description : str
-    weights, tokens, activations, queries_keys, values, probabilities, calibration
+    weights, tokens, activations, queries_keys, values, probabilities, attention_output, calibration
         One part each.
     skip : tuple of str
         Last names of linears that stay in floating point, such as ``"q_proj"``. Embedding, head and norms always do.
@@ -54,6 +54,7 @@ class Recipe:
     queries_keys: QueriesKeys = field(default_factory=QueriesKeys)
     values: Values = field(default_factory=Values)
     probabilities: Probabilities = field(default_factory=Probabilities)
+    attention_output: AttentionOutput = field(default_factory=AttentionOutput)
     calibration: Calibration = field(default_factory=Calibration)
     skip: tuple[str, ...] = ()
     propagate: Literal["quantized", "float"] = "quantized"
@@ -78,10 +79,11 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether any part looks at data."""
         return (
-            self.weights.method == "gptq"
+            self.weights.looks_at_hessian
             or self.weights.limits != "none"
             or self.values.method in ("minmax", "ia_aq")
             or self.activations.method == "static"
+            or self.attention_output.method != "none"
             or any(part.needs_calibration for part in self.rewrites)
         )
 
@@ -154,6 +156,7 @@ PARTS: dict[str, type[Part]] = {
     "queries_keys": QueriesKeys,
     "values": Values,
     "probabilities": Probabilities,
+    "attention_output": AttentionOutput,
     "calibration": Calibration,
 }
 
@@ -224,6 +227,7 @@ def read_recipe(path: Path) -> Recipe:
 
 __all__ = [
     "Activations",
+    "AttentionOutput",
     "Calibration",
     "Probabilities",
     "QueriesKeys",

@@ -119,6 +119,10 @@ class Rotations(RewritePart):
         Sizes without a Hadamard matrix: an error, or a block-diagonal one.
     seed : int
         Of R1's signs or matrix; part of what the recipe is.
+    bases : str
+        A safetensors file of other base matrices than ours, each of 1 and -1 and named by its size, such as ``28``; empty for none.
+    bases_sha256 : str
+        Of that file, so that the recipe says what it holds.
     """
 
     method: Literal["quarot"] = "quarot"
@@ -127,8 +131,12 @@ class Rotations(RewritePart):
     cross_heads: bool = True
     odd_sizes: Literal["raise", "blocks"] = "raise"
     seed: Seed = 0
+    bases: str = ""
+    bases_sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
 
     def __post_init__(self) -> None:
+        if bool(self.bases) != bool(self.bases_sha256):
+            raise UsageError("bases and bases_sha256 go together: a file of base matrices, and the SHA-256 of that file")
         if not self.rotations or len(set(self.rotations)) != len(self.rotations):
             raise UsageError(f"rotations are at least one of R1, R2, R3, R4, each once; got {list(self.rotations)}")
 
@@ -170,12 +178,39 @@ class BlockRotations(RewritePart):
     needs_calibration: ClassVar[bool] = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomBlockRotations(RewritePart):
+    """SoloQ: a random block Hadamard rotation, online before every linear, without any data.
+
+    Parameters
+    ----------
+    method : {"soloq"}
+    block : int
+        Features of a Hadamard block; divides every input's width.
+    scores : bool
+        Whether queries and keys go through a Hadamard transform per head.
+    seed : int
+        Of permutations, signs and rotations; part of what the recipe is.
+    """
+
+    method: Literal["soloq"] = "soloq"
+    block: Annotated[int, Meta(ge=1)] = 128
+    scores: bool = True
+    seed: Seed = 0
+
+
 def _check_places(places: tuple[str, ...]) -> None:
     if not places or len(set(places)) != len(places):
         raise UsageError(f"places are at least one of attn_in, attn_out, mlp_in, mlp_out, each once; got {list(places)}")
 
 
-REWRITES: dict[str, type[RewritePart]] = {"smoothquant": Smoothing, "awq": Awq, "quarot": Rotations, "duquant": BlockRotations}
+REWRITES: dict[str, type[RewritePart]] = {
+    "smoothquant": Smoothing,
+    "awq": Awq,
+    "quarot": Rotations,
+    "duquant": BlockRotations,
+    "soloq": RandomBlockRotations,
+}
 
 
 def read_rewrite(kind: type, tree: Any) -> RewritePart:

@@ -10,9 +10,9 @@ import numpy as np
 from model import Transformer
 from model.architecture import ExpertsPlan
 from refquant.apply.block_view import BlockView
-from refquant.apply.rewrite_parts import Awq, BlockRotations, RewritePart, Rotations, Smoothing
+from refquant.apply.rewrite_parts import Awq, BlockRotations, RandomBlockRotations, RewritePart, Rotations, Smoothing
 from refquant.apply.rewriter import Rewriter
-from refquant.apply.rotation_rewriters import BlockRotationRewriter, RotationRewriter
+from refquant.apply.rotation_rewriters import BlockRotationRewriter, RandomRotationRewriter, RotationRewriter
 from refquant.apply.scale_sites import scale_sites
 from refquant.core.rewrite import Rewrite
 from refquant.errors import InputError, NumericalError
@@ -145,5 +145,6 @@ def make_rewriter(part: RewritePart) -> Rewriter:
         Awq: AwqRewriter,
         Rotations: RotationRewriter,
         BlockRotations: BlockRotationRewriter,
+        RandomBlockRotations: RandomRotationRewriter,
     }
     return makers[type(part)](part)

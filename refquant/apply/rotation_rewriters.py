@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 
 from model import Transformer
 from refquant.apply.block_view import BlockView
 from refquant.apply.layers import online_transforms
-from refquant.apply.rewrite_parts import BlockRotations, Rotations
+from refquant.apply.rewrite_parts import BlockRotations, RandomBlockRotations, Rotations
 from refquant.apply.rewriter import Rewriter
 from refquant.apply.rewriting import rewrite_model, untied
 from refquant.apply.rotating import network_of
-from refquant.core.rewrite import Rewrite, Step
+from refquant.core.rewrite import Joint, Rewrite, Step
 from refquant.core.rotation import HadamardRotation
 from refquant.core.transform import through
 from refquant.errors import InputError
 from refquant.methods.rotate.duquant import duquant
 from refquant.methods.rotate.quarot import quarot
+from refquant.methods.rotate.soloq import soloq
 from refquant.numerics.arrays import Array
 from refquant.numerics.hadamard import hadamard
+from refquant.storage.tensors import read_tensors
 
 
 class RotationRewriter(Rewriter):
@@ -34,19 +39,52 @@ class RotationRewriter(Rewriter):
 
     def prepare(self, m: Transformer) -> Transformer:
         """Rotate the model."""
-        part = self.part
         m = untied(m)
-        rewrite = quarot(
+        rewrite = self.rewrite(m)
+        self.notes = ({"method": rewrite.method, "block": -1, **rewrite.notes},)
+        return rewrite_model(m, rewrite)
+
+    def rewrite(self, m: Transformer) -> Rewrite:
+        """The rotations of a model that has a head of its own."""
+        part = self.part
+        return quarot(
             network_of(m.architecture),
             np.random.default_rng(part.seed),
             rotations=part.rotations,
             matrix=part.matrix,
             cross_heads=part.cross_heads,
             odd_sizes=part.odd_sizes,
+            bases=read_bases(Path(part.bases), part.bases_sha256) if part.bases else None,
             arithmetic=m.arithmetic,
         )
-        self.notes = ({"method": rewrite.method, "block": -1, **rewrite.notes},)
-        return rewrite_model(m, rewrite)
+
+
+def read_bases(path: Path, sha256: str) -> dict[int, Array]:
+    """Read base matrices of Hadamard transforms, by their size.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors file whose tensors are named by their sizes.
+    sha256 : str
+        Of the file, as 64 hex digits.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is another, or holds a tensor of another name.
+    """
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if found != sha256:
+        raise InputError(f"{path}: its SHA-256 is {found}, the recipe's bases_sha256 is {sha256}")
+    tensors = read_tensors(path)
+    for name, array in tensors.items():
+        if not name.isdecimal() or array.shape != (int(name), int(name)):
+            raise InputError(f"{path}: a base of size n is a tensor n x n named by n; found {name!r} of shape {array.shape}")
+    return {int(name): array for name, array in tensors.items()}
 
 
 class BlockRotationRewriter(Rewriter):
@@ -89,6 +127,29 @@ class BlockRotationRewriter(Rewriter):
         if self.part.tokens == "mean":
             return {name: through(online_transforms(view.linear(name)), x, view.m.arithmetic) for name, x in _means(view, names).items()}
         return {name: _loudest(x, self.part.search_tokens) for name, (x, _) in view.rows(names).items()}
+
+
+class RandomRotationRewriter(Rewriter):
+    """SoloQ: each group of linears that share an input gets a rotation of its own, drawn without looking at anything.
+
+    Parameters
+    ----------
+    part : RandomBlockRotations
+    """
+
+    def __init__(self, part: RandomBlockRotations) -> None:
+        self.part = part
+
+    def block(self, view: BlockView) -> Rewrite | None:
+        """The rotations of all groups of one block, and of its queries and keys."""
+        part, m = self.part, view.m
+        steps: list[Step] = []
+        for number, group in enumerate(m.linear_groups(view.index)):
+            rng = np.random.default_rng([part.seed, view.index, number])
+            width = view.linear(group[0]).weight.shape[1]
+            steps += [Joint(transform=t, consumers=tuple(group)) for t in soloq(width, rng, block=part.block, arithmetic=m.arithmetic)]
+        head = HadamardRotation(plan=hadamard(m.architecture.head_dim)) if part.scores else None
+        return Rewrite(method="soloq", steps=tuple(steps), scores={} if head is None else {view.index: head})
 
 
 def _means(view: BlockView, names: list[str]) -> dict[str, Array]:

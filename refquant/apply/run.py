@@ -187,12 +187,15 @@ def comparison(recipe: Recipe) -> dict[str, Recipe]:
 def baseline(recipe: Recipe, method: str) -> Recipe:
     """A recipe with everything of another but its ideas: plain weights method, no rewrites, tokens alike, V from extremes, i.i.d. masks."""
     values = {"method": "minmax"} if recipe.values.method == "ia_aq" else {}
+    activations = {"method": "per_token"} if recipe.activations.method == "lloyd_max" else {}
     needs = method == "gptq" or recipe.values.method in ("minmax", "ia_aq") or recipe.activations.method == "static"
     return recipe.replace(
         name=f"{method}-of-{recipe.name}",
         weights={"method": method, "limits": "none"},
         tokens={"weighting": "uniform"},
+        activations=activations,
         values=values,
+        attention_output={"method": "none"},
         rewrites=(),
         calibration={"states": "iid" if needs else "none"},
     )

@@ -1,7 +1,8 @@
 """Calibration states: sequences with some positions masked, as the model will meet them.
 
-Each generator is one rung of the calibration ladder: ``clean`` text, ``iid`` masks, states of ``rollout`` trajectories drawn uniformly,
-and ``tmas``. All draw from the same calibration lines with the same lengths, so that they can be compared at equal numbers of tokens.
+Each generator is one rung of the calibration ladder: ``clean`` text, ``iid`` masks, a ``ratio_grid`` behind a visible beginning, states of
+``rollout`` trajectories drawn uniformly, and ``tmas``. All draw from the same calibration lines with the same lengths, so that they can
+be compared at equal numbers of tokens.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def calibration_states(
     if plan.states == "none":
         return CalibrationSet(states=())
     order = [int(i) for i in permutation(rng, len(lines))]
-    if plan.states in ("clean", "iid"):
+    if plan.states in ("clean", "iid", "ratio_grid"):
         return _drawn_masks(m, lines, order, plan, rng, eos_id, tokens)
     rollouts, rejected = roll_out(m, lines, order, plan, rng, eos_id, progress)
     recorded = [(rollout, step) for rollout in rollouts for step in range(len(rollout.ids))]
@@ -158,7 +159,7 @@ def _drawn_masks(
     eos_id: int | None,
     tokens: int | None,
 ) -> CalibrationSet:
-    """Clean text or i.i.d. masks, round-robin over ``plan.prompts`` lines."""
+    """Clean text, i.i.d. masks or a grid of ratios, round-robin over ``plan.prompts`` lines."""
     usable = [i for i in order if lines[i].response is not None]
     if not usable:
         raise InputError(f"calibration states {plan.states!r} need lines with a text or a response; the file has prompts only")
@@ -166,15 +167,20 @@ def _drawn_masks(
     mask_id = m.config.mask_token_id
     if mask_id is None:
         raise InputError("the model's config names no mask_token_id; masks cannot be drawn")
-    states: list[CalibrationState] = []
-    while (len(states) < plan.samples) if tokens is None else (sum(len(s.ids) for s in states) < tokens):
-        line = usable[len(states) % len(usable)]
+    texts: list[tuple[int, Array, int]] = []  # a line, its ids, where its response begins
+    while (len(texts) < plan.samples) if tokens is None else (sum(len(ids) for _, ids, _ in texts) < tokens):
+        line = usable[len(texts) % len(usable)]
         prompt, response = split_line(lines[line], plan.gen_length, plan.block_length, eos_id)
-        ids = np.array(prompt + response)
+        texts.append((line, np.array(prompt + response), len(prompt)))
+    states: list[CalibrationState] = []
+    for number, (line, ids, response_start) in enumerate(texts):
         masked = np.zeros(len(ids), dtype=bool)
         if plan.states == "iid":
-            ratio, *draws = uniforms(rng, 1 + len(response))
-            masked[len(prompt) :] = np.array(draws) < ratio
+            ratio, *draws = uniforms(rng, 1 + len(ids) - response_start)
+            masked[response_start:] = np.array(draws) < ratio
+        elif plan.states == "ratio_grid":  # the ratio of the i-th of N is i/N; prompts beyond the visible beginning are masked, too
+            visible = int(plan.visible_share * len(ids))
+            masked[visible:] = uniforms(rng, len(ids) - visible) < (number + 1) / len(texts)
         noised = np.where(masked, mask_id, ids)
         states.append(CalibrationState(ids=noised, masked=masked, final_ids=ids, line=line))
     found = CalibrationSet(states=tuple(states))

@@ -157,9 +157,9 @@ class BinaryTensor:
     @property
     def total_bits(self) -> int:
         """Bits of signs, of row and column scales, and two for each block's number of terms."""
-        signs = self.shape[0] * sum((self.orders * np.diff(self.spec.edges(self.shape[1]))).tolist())
+        signs: int = self.shape[0] * sum((self.orders * np.diff(self.spec.edges(self.shape[1]))).tolist())
         scales = (self.row_scales.size + self.column_scales.size) * self.row_scales.dtype.itemsize * 8
-        return signs + scales + 2 * self.orders.size
+        return signs + int(scales) + 2 * int(self.orders.size)
 
     @property
     def bits_per_weight(self) -> Fraction:
@@ -173,6 +173,21 @@ class BinaryTensor:
             sha.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode())
             sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         return sha.hexdigest()
+
+
+def is_binary(spec: str) -> bool:
+    """Whether a spec's canonical JSON is that of a :class:`BinarySpec`; other specs have no `kind`.
+
+    Examples
+    --------
+    >>> is_binary(BinarySpec(block=8).to_json()), is_binary("[]")
+    (True, False)
+    """
+    try:
+        tree = json.loads(spec)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(tree, dict) and tree.get("kind") == "binary"
 
 
 BINARY_PARTS = ("codes", "orders", "row_scales", "column_scales")

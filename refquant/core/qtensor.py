@@ -23,8 +23,31 @@ from refquant.numerics.arrays import Array, read_only
 Parameter = str | int | float | bool | None
 
 
+class Described(Protocol):
+    """What says how a representation is to be read."""
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+
+
 class Quantized(Protocol):
     """What every quantized representation of a tensor can do."""
+
+    @property
+    def spec(self) -> Described:
+        """How it is to be read."""
+
+    @property
+    def origin(self) -> Origin:
+        """Who made it."""
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of everything that it is stored as, before any padding of a byte layout."""
+
+    @property
+    def bits_per_weight(self) -> Fraction:
+        """:attr:`total_bits` over the number of weights, exactly."""
 
     @property
     def shape(self) -> tuple[int, ...]:

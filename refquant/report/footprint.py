@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-
-from refquant.apply.checkpoint import PARTS
+from refquant.apply.checkpoint import PARTS, run_time_arrays
 from refquant.apply.quantized import QuantizedModel
 from refquant.core import Grid, QuantSpec
+from refquant.numerics.arrays import Array
 from refquant.numerics.casting import float_dtype
 from refquant.storage import Checkpoint
 
@@ -29,7 +28,8 @@ class Footprint:
     parameters : int
         All of the model's, embedding and head among them.
     model_bits : int
-        Of all: the quantized as above, the others as stored, and static scales of activations and V.
+        Of all: the quantized as above, rewritten ones in the dtype that they are kept in, the others as stored, and what is needed at run
+        time besides: static scales of activations and V, arrays of online transforms and of corrections.
     """
 
     weights: int
@@ -78,23 +78,17 @@ def quantized_footprint(stored: Checkpoint, quantized: QuantizedModel, linears: 
     linears : iterable of str
         All linears of the model; counted as stored if none of them is quantized.
     """
-    if not quantized.weights:
-        full = full_footprint(stored, linears)
-        return Footprint(
-            weights=full.weights,
-            weight_bits=full.weight_bits,
-            parameters=full.parameters,
-            model_bits=full.model_bits + _static_bits(quantized),
-        )
     replaced = {f"{name}.{part}" for name in quantized.weights for part in ("weight", *PARTS)}
-    kept = _stored(stored, [name for name in stored.names if name not in replaced])
-    weights = sum(weight.codes.size for weight in quantized.weights.values())
+    beside, changed = run_time_arrays(quantized), quantized.rewritten.tensors
+    kept = _stored(stored, [name for name in stored.names if name not in replaced | set(beside) | set(changed)])
+    weights = sum(math.prod(weight.shape) for weight in quantized.weights.values())
     weight_bits = sum(weight.total_bits for weight in quantized.weights.values())
+    counted = (weights, weight_bits) if weights else _stored(stored, [f"{name}.weight" for name in linears])
     return Footprint(
-        weights=weights,
-        weight_bits=weight_bits,
-        parameters=weights + kept[0],
-        model_bits=weight_bits + kept[1] + _static_bits(quantized),
+        weights=counted[0],
+        weight_bits=counted[1],
+        parameters=weights + kept[0] + sum(array.size for array in changed.values()),
+        model_bits=weight_bits + kept[1] + _array_bits([*changed.values(), *beside.values()]) + _static_bits(quantized),
     )
 
 
@@ -139,5 +133,8 @@ def _stored(stored: Checkpoint, names: Iterable[str]) -> tuple[int, int]:
 
 def _static_bits(quantized: QuantizedModel) -> int:
     grids: list[Grid] = [*quantized.input_grids.values(), *quantized.value_grids.values()]
-    arrays = [array for grid in grids for array in (grid.scale, grid.zero) if array is not None]
-    return sum(int(np.size(array)) * array.dtype.itemsize * 8 for array in arrays)
+    return _array_bits([array for grid in grids for array in (grid.scale, grid.zero) if array is not None])
+
+
+def _array_bits(arrays: Iterable[Array]) -> int:
+    return sum(array.size * array.dtype.itemsize * 8 for array in arrays)

@@ -23,13 +23,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from refquant import formats
 from refquant.core.coding import encode
 from refquant.core.grid import Grid
 from refquant.core.qtensor import Origin, QTensor
 from refquant.core.spec import QuantSpec, spec
 from refquant.errors import InputError, NumericalError, UsageError
-from refquant.formats import Codebook
+from refquant.formats import Codebook, decode
 from refquant.methods.card import Card, Equation
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array
@@ -159,7 +158,7 @@ def lloyd_max(x: Array, spec: QuantSpec, *, correction: bool = True, arithmetic:
     grid = Grid(scale=_to_scale(root, exponent, stored), zero=None)
     codes = encode(x, grid, spec)
     if correction:
-        levels = formats.decode(spec.tiling.by_tile(codes, 0), spec.format, np.dtype(np.float64))
+        levels = decode(spec.tiling.by_tile(codes, 0), spec.format, np.dtype(np.float64))
         overlap = arithmetic.sum(levels * z, axis=-1)
         corrected = np.where(overlap > 0, power / np.where(overlap > 0, overlap, 1.0), root)  # [LLOYD-4]
         grid = Grid(scale=_to_scale(corrected, exponent, stored), zero=None)
