@@ -184,21 +184,39 @@ def new_directory(path: PathLike) -> Iterator[Path]:
         os.mkdir(temporary)
     try:
         yield temporary
-        with telling(target, "create"):
-            for folder, _, files in os.walk(temporary, topdown=False, onerror=_raise):
-                for name in files:
-                    if not os.path.islink(os.path.join(folder, name)):
-                        _flush_path(Path(folder, name))
-                _flush_path(Path(folder))
-            # rename() would silently take the place of an empty folder that appeared meanwhile
-            _refuse_existing(target)
-            os.rename(temporary, target)
+        finish_directory(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if temporary.exists():
             error.add_note(f"{temporary}: could not be removed")
         raise
+
+
+def finish_directory(folder: PathLike, path: PathLike) -> None:
+    """Flush everything in a folder to the disk, then give the folder its name.
+
+    Parameters
+    ----------
+    folder : path
+        On the same file system as `path`.
+    path : path
+        It must not exist, not even empty or as a dangling link.
+
+    Raises
+    ------
+    InputError
+        If `path` exists already, or if the operating system refuses any step; the folder then keeps its old name.
+    """
+    target = _target(path)
     with telling(target, "create"):
+        for place, _, files in os.walk(folder, topdown=False, onerror=_raise):
+            for name in files:
+                if not os.path.islink(os.path.join(place, name)):
+                    _flush_path(Path(place, name))
+            _flush_path(Path(place))
+        # rename() would silently take the place of an empty folder that appeared meanwhile
+        _refuse_existing(target)
+        os.rename(folder, target)
         _flush_path(target.parent)
 
 
