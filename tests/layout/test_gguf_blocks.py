@@ -30,7 +30,8 @@ def tensor(kind, packed):
 def test_numbers_are_the_peers_to_the_byte(name):
     kind = name.split(".")[1]
     found = tensor(kind, RECORDED[name.removesuffix("deq") + "q"]).dequantize()
-    assert found.dtype == np.float32 and found.tobytes() == RECORDED[name].tobytes()
+    assert found.dtype == np.float32
+    assert found.tobytes() == RECORDED[name].tobytes()
 
 
 def test_every_type_was_decoded_by_somebody_else():
@@ -69,7 +70,7 @@ def test_subnormal_rows_where_a_reference_defines_them(kind):
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "MXFP4"])
 def test_rows_whose_reciprocal_overflows_are_zeros(kind):
-    # gguf casts NaN to an integer there, which is another number on every machine. The stored scale, or its power of two, is 0 or nearly so.
+    # gguf casts NaN to an integer there, which is another number on every machine; the stored scale is 0 or nearly so.
     found = quantize(RECORDED["input_subnormal"], kind).dequantize()
     assert np.abs(found[:4]).max() < 2.0**-120
 
@@ -90,7 +91,7 @@ def test_every_trit_byte_that_a_writer_makes_comes_back():
     assert kind.pack(found).tobytes() == blocks.tobytes()
     # The most significant digit of 242 = 22222 in base 3, by hand, and of 1 = 00001.
     trits = [[value // 3 ** (4 - k) % 3 for k in range(5)] for value in range(243)]
-    first = np.array([[found.codes[0, l + 32 * k] + 1 for k in range(5)] for l in range(32)])
+    first = np.array([[found.codes[0, place + 32 * k] + 1 for k in range(5)] for place in range(32)])
     assert first.tolist() == trits[:32]
 
 
@@ -100,9 +101,9 @@ def test_planes_lie_where_the_formula_says(bits, run, runs, seed):
     codes = take_planes(packed, bits, run)
     for c in range(runs):
         for k in range(8 // bits):
-            for l in range(run):
-                expected = [int(row[c * run + l]) >> (k * bits) & ((1 << bits) - 1) for row in packed]
-                assert codes[:, c * run * (8 // bits) + k * run + l].tolist() == expected
+            for place in range(run):
+                expected = [int(row[c * run + place]) >> (k * bits) & ((1 << bits) - 1) for row in packed]
+                assert codes[:, c * run * (8 // bits) + k * run + place].tolist() == expected
     assert np.array_equal(put_planes(codes, bits, run), packed)
 
 
@@ -128,7 +129,9 @@ def test_q4_0_of_a_block_by_hand():
     x[3], x[20] = -4.0, 2.0
     fields = quantize(x[None], "q4_0").fields()
     # The largest magnitude is -4 and gets code 0, which is -8 steps: the scale is 1/2.
-    assert float(fields.d[0]) == 0.5 and fields.codes[0, 3] == -8 and fields.codes[0, 20] == 4
+    assert float(fields.d[0]) == 0.5
+    assert fields.codes[0, 3] == -8
+    assert fields.codes[0, 20] == 4
 
 
 @pytest.mark.parametrize("kind", sorted(BLOCK_TYPES))
@@ -154,7 +157,7 @@ def test_shapes_that_do_not_divide_into_blocks_are_refused():
         quantize(np.ones(()), "q4_k")
     with pytest.raises(UsageError, match="no GGUF type 'q9_0'"):
         quantize(np.ones(32), "q9_0")
-    with pytest.raises(InputError, match="not uint8|uint8 of shape"):
+    with pytest.raises(InputError, match="uint8 of shape"):
         GgufTensor(kind=BLOCK_TYPES["Q8_0"], blocks=np.zeros((1, 33), np.uint8), shape=(1, 32))
 
 

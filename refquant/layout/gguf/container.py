@@ -92,7 +92,7 @@ class GgufFile:
             return default
         if found is None or found.array or type(found.value) is not kind:
             shown = "missing" if found is None else quoted(found.value)
-            raise InputError(f"{self.path}: {key} is {shown}; a {kind.__name__} is needed")
+            raise InputError(f"{self.path}: {key} is {shown}; a value of type {kind.__name__} is needed")
         return found.value
 
 
