@@ -45,6 +45,7 @@ OPERATIONS: dict[str, str] = {
     "smoothquant.factors": f"{FOLDER}.rewrites:SMOOTH_OPERATION",
     "hadamard.transform": f"{FOLDER}.rewrites:HADAMARD_OPERATION",
     "duquant.permutation": f"{FOLDER}.rewrites:ZIGZAG_OPERATION",
+    "checkpoint.quantize": f"{FOLDER}.quantized_model:OPERATION",
 }
 """``name -> "module:object"``; a test holds it against the folder."""
 

@@ -36,6 +36,7 @@ SUBSET = (
     "transformer.forward",
     "sampler.llada",
     "likelihood.masks",
+    "checkpoint.quantize",
 )
 """What is made anew where a machine is slow: one operation of each kind, the ordered lane's among them."""
 SIZES = Sizes(texts=4, masks=2, items=0, trajectory_texts=1, trajectory_items=0, prefix=4, continuation=2)

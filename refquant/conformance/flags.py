@@ -68,6 +68,8 @@ FLAGS: dict[str, Flag] = {
     "drawn": Flag("uniform numbers made of raw words", "draws used in another order, or other bits of the words"),
     "mask-share": Flag("copies with different shares of masks", "leaving out the division by the share, or dividing by another length"),
     "rejected-word": Flag("a raw word that favours remainders", "taking it instead of the next one"),
+    "propagation": Flag("layers behind layers that are quantized", "calibrating all layers on the inputs of the float model"),
+    "certainty": Flag("masked tokens that the model is more or less sure of", "counting all tokens alike"),
     "wrap-around": Flag("counts that run over the end of 1..length", "clipping them to the end"),
     "token-weight": Flag("tokens of different weight", "weights left out, squared once too often or too seldom, or normalized"),
     "ignored-token": Flag("tokens that do not count: padding, weight 0", "counting them, or multiplying what they hold by 0"),

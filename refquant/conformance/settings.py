@@ -144,6 +144,11 @@ def active_simd() -> list[str]:
     return [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
 
 
+def active_simd_names() -> str:
+    """:func:`active_simd` as one string, for a child to return."""
+    return " ".join(active_simd())
+
+
 def run_under(setting: Setting, function: str, arguments: Sequence[str] = (), timeout: float = 600) -> Outcome:
     """Call a function in a new process.
 
@@ -205,7 +210,7 @@ def _importable(setting: Setting) -> Iterator[str]:
 
 def _their_simd(interpreter: str, environment: dict[str, str]) -> list[str]:
     """What :func:`active_simd` gives in another interpreter, whose NumPy may call its levels otherwise."""
-    words = [interpreter, "-c", "from refquant.conformance.settings import active_simd; print(*active_simd())"]
+    words = [interpreter, "-c", "from refquant.conformance.settings import active_simd_names; print(active_simd_names())"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NumericalError(f"{interpreter} cannot tell its SIMD levels: {done.stderr.strip().splitlines()[-1:]}")

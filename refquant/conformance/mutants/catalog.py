@@ -26,6 +26,7 @@ MODULES = tuple(
         "ia_aq",
         "static_activation",
         "rewrites",
+        "quantized_model",
     )
 )
 """Each has ``MUTANTS``, a tuple, and ``RIGHT``: by name of operation, the program without a fault."""
