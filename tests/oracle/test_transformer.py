@@ -54,9 +54,10 @@ def test_rounding_is_done_once():
     # Halfway between two numbers of float32 and a little more, less than float64 can tell: rounded twice it would go down.
     with mpmath.workprec(200):
         value = mpmath.mpf(1) + mpmath.mpf(2) ** -24 + mpmath.mpf(2) ** -90
+        opposite = -value
     assert rounded(value, BINARY32) == 1 + 2.0**-23
     assert np.float32(float(value)) == 1
-    assert rounded(-value, BINARY32) == -1 - 2.0**-23
+    assert rounded(opposite, BINARY32) == -1 - 2.0**-23
     assert rounded(mpmath.mpf(2) ** -149, BINARY32) == 2.0**-149
 
 
