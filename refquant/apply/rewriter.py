@@ -30,6 +30,10 @@ class Rewriter:
         """Rewrite the whole model before the pass over its blocks."""
         return m
 
+    def sketch(self, m: Transformer) -> Rewrite | None:
+        """A rewrite of the whole model that touches the same tensors and has transforms of the same sizes, made without any data."""
+        return None
+
     def block(self, view: BlockView) -> Rewrite | None:
         """Choose the rewrite of one block when the pass comes to it."""
         return None

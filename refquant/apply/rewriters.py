@@ -49,6 +49,13 @@ class ScaleRewriter(Rewriter):
             total = one if total is None else total.then(one)
         return total
 
+    def sketch(self, m: Transformer) -> Rewrite | None:
+        """Factors of one at all places that the recipe names."""
+        sites = [site for index in range(m.config.n_layers) for site in scale_sites(m.architecture, index)]
+        used = [found for site in sites if (found := self._usable(site)) is not None]
+        widths = {site.searched[0]: m.parameters[f"{site.searched[0]}.weight"].shape[1] for site in used}
+        return Rewrite(method=self.part.method, steps=tuple(site.joint(np.ones(widths[site.searched[0]], dtype=m.dtype)) for site in used))
+
     def _usable(self, site: ScaleSite) -> ScaleSite | None:
         """The site as the recipe wants it used; None where it is left out."""
         if site.place not in self.part.places:

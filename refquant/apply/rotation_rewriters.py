@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from refquant.apply.rewriting import rewrite_model, untied
 from refquant.apply.rotating import network_of
 from refquant.core.rewrite import Joint, Rewrite, Step
 from refquant.core.rotation import HadamardRotation
-from refquant.core.transform import through
+from refquant.core.transform import Transform, through
 from refquant.errors import InputError
 from refquant.methods.rotate.duquant import duquant
 from refquant.methods.rotate.quarot import quarot
@@ -43,6 +44,10 @@ class RotationRewriter(Rewriter):
         rewrite = self.rewrite(m)
         self.notes = ({"method": rewrite.method, "block": -1, **rewrite.notes},)
         return rewrite_model(m, rewrite)
+
+    def sketch(self, m: Transformer) -> Rewrite | None:
+        """The rotations themselves: they need no data."""
+        return self.rewrite(m)
 
     def rewrite(self, m: Transformer) -> Rewrite:
         """The rotations of a model that has a head of its own."""
@@ -122,6 +127,24 @@ class BlockRotationRewriter(Rewriter):
         head = HadamardRotation(plan=hadamard(m.architecture.head_dim)) if part.scores else None
         return Rewrite(method="duquant", steps=tuple(steps), scores={} if head is None else {view.index: head}, notes=notes)
 
+    def sketch(self, m: Transformer) -> Rewrite | None:
+        """Transforms of a search without steps."""
+        part = self.part
+
+        def transforms(width: int) -> tuple[Transform, ...]:
+            searches = (part.permutations + 1) * (1 if part.shared else width // part.block)
+            return duquant(
+                np.ones((1, width)),
+                np.random.default_rng(0),
+                block=part.block,
+                steps=0,
+                permutations=part.permutations,
+                shared=part.shared,
+                mixers=(np.eye(part.block - 1),) * searches,
+            ).transforms
+
+        return _online_everywhere("duquant", m, transforms, part.scores)
+
     def _rows(self, view: BlockView, names: list[str]) -> dict[str, Array]:
         """What the searches look at, ``[tokens, features]`` by the first linear of a group: its input behind what is online already."""
         if self.part.tokens == "mean":
@@ -150,6 +173,28 @@ class RandomRotationRewriter(Rewriter):
             steps += [Joint(transform=t, consumers=tuple(group)) for t in soloq(width, rng, block=part.block, arithmetic=m.arithmetic)]
         head = HadamardRotation(plan=hadamard(m.architecture.head_dim)) if part.scores else None
         return Rewrite(method="soloq", steps=tuple(steps), scores={} if head is None else {view.index: head})
+
+    def sketch(self, m: Transformer) -> Rewrite | None:
+        """The same rotation for all inputs of a width."""
+
+        def transforms(width: int) -> tuple[Transform, ...]:
+            return soloq(width, np.random.default_rng(self.part.seed), block=self.part.block, arithmetic=m.arithmetic)
+
+        return _online_everywhere("soloq", m, transforms, self.part.scores)
+
+
+def _online_everywhere(method: str, m: Transformer, transforms: Callable[[int], tuple[Transform, ...]], scores: bool) -> Rewrite:
+    """Transforms by width, online before every group of linears, and of queries and keys."""
+    drawn: dict[int, tuple[Transform, ...]] = {}
+    steps: list[Step] = []
+    for index in range(m.config.n_layers):
+        for group in m.linear_groups(index):
+            width = m.parameters[f"{group[0]}.weight"].shape[1]
+            if width not in drawn:
+                drawn[width] = transforms(width)
+            steps += [Joint(transform=transform, consumers=tuple(group)) for transform in drawn[width]]
+    head = HadamardRotation(plan=hadamard(m.architecture.head_dim)) if scores else None
+    return Rewrite(method=method, steps=tuple(steps), scores={} if head is None else dict.fromkeys(range(m.config.n_layers), head))
 
 
 def _means(view: BlockView, names: list[str]) -> dict[str, Array]:

@@ -121,6 +121,30 @@ def planned_bits(spec: QuantSpec, shape: tuple[int, int], permuted: bool = False
     return math.prod(shape) * spec.format.bits + tiles * (scale_bits + zero_bits) + order
 
 
+def planned_binary_bits(shape: tuple[int, int], orders: int, block: int, scale_format: str) -> int:
+    """Bits that a sum of scaled signs will take; equal to the result's if its blocks are equally wide or all have as many signs.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``[out, in]``.
+    orders : int
+        Signs a weight on average.
+    block : int
+        Columns a block.
+    scale_format : str
+
+    Examples
+    --------
+    >>> planned_binary_bits((16, 256), 2, 128, "float16")
+    17412
+    """
+    rows, columns = shape
+    blocks = -(-columns // block)
+    scales = orders * (blocks * rows + columns)
+    return orders * rows * columns + scales * float_dtype(scale_format).itemsize * 8 + 2 * blocks
+
+
 def _stored(stored: Checkpoint, names: Iterable[str]) -> tuple[int, int]:
     """Elements and bits of tensors as stored."""
     elements = bits = 0

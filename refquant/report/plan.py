@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from model import Transformer
+from refquant.apply.planned_rewrites import planned_rewrites
 from refquant.apply.quantized import is_skipped
-from refquant.apply.recipe import Recipe
-from refquant.report.footprint import planned_bits
+from refquant.apply.recipe import Recipe, Weights
+from refquant.report.footprint import planned_binary_bits, planned_bits
 from refquant.report.numbers import bits, byte_size, counted
 from refquant.report.tables import display_name
 from refquant.storage import Checkpoint
@@ -31,8 +32,14 @@ def planned_linears(m: Transformer, recipe: Recipe) -> dict[str, tuple[tuple[int
         if not is_skipped(recipe, name):
             rows, columns = m.parameters[f"{name}.weight"].shape
             permuted = recipe.weights.method == "gptq" and recipe.weights.act_order and not recipe.weights.static_groups
-            found[name] = ((rows, columns), planned_bits(recipe.weights.spec(), (rows, columns), permuted))
+            found[name] = ((rows, columns), _bits_of(recipe.weights, (rows, columns), permuted))
     return found
+
+
+def _bits_of(weights: Weights, shape: tuple[int, int], permuted: bool) -> int:
+    if weights.method == "quant_dllm":
+        return planned_binary_bits(shape, weights.bits, weights.group_size, weights.scale_format or "float64")
+    return planned_bits(weights.spec(), shape, permuted)
 
 
 def plan_json(
@@ -64,8 +71,11 @@ def plan_json(
     """
     linears = planned_linears(m, recipe)
     quantized = {f"{name}.weight" for name in linears}
-    kept = {name: stored.shape(name) for name in stored.names if name not in quantized}
+    planned = planned_rewrites(m, recipe)
+    changed = {name: array for name, array in planned.model.parameters.items() if name in planned.tensors - quantized}
+    kept = {name: stored.shape(name) for name in stored.names if name not in quantized | set(changed)}
     kept_bits = sum(math.prod(shape) * stored.dtype(name).itemsize * 8 for name, shape in kept.items())
+    kept_bits += sum(array.nbytes * 8 for array in changed.values()) + planned.run_time_bits
     return {
         "recipe": recipe.to_dict(),
         "rows": {label: row.to_dict() for label, row in rows.items()},
@@ -74,6 +84,8 @@ def plan_json(
             for name, (shape, total) in linears.items()
         },
         "kept": {name: {"shape": list(shape), "dtype": stored.dtype(name).name} for name, shape in kept.items()},
+        "rewritten": {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in changed.items()},
+        "run_time_bytes": planned.run_time_bits // 8,
         "bytes": -(-(kept_bits + sum(total for _, total in linears.values())) // 8),
         "stored_bytes": sum(math.prod(stored.shape(name)) * stored.dtype(name).itemsize for name in stored.names),
         "calibration_lines": lines,
@@ -112,6 +124,12 @@ def plan_parts(
     for name, kept in plan["kept"].items():
         yield f"{name} {kept['shape']} {kept['dtype']}"
     yield ""
+    if plan["rewritten"] or plan["run_time_bytes"]:
+        yield Text("# Rewritten and kept, and needed at run time", style="bold")
+        for name, changed in plan["rewritten"].items():
+            yield f"{name} {changed['shape']} {changed['dtype']}"
+        yield f"transforms and corrections at run time: {byte_size(plan['run_time_bytes'])}"
+        yield ""
     yield f"estimated size, packed: {byte_size(plan['bytes'])}, of {byte_size(plan['stored_bytes'])} as stored"
     yield f"calibration: {counted(lines, 'line')} found, {recipe.calibration.samples} sequences wanted"
     yield f"output folder: {folder}" + (" (there already, complete and verified)" if exists else "")
