@@ -14,6 +14,7 @@ from refquant.apply.run import Workbench, open_workbench
 from refquant.cli.evaluating import chosen_sizes, evaluation_costs, held_out, processors
 from refquant.cli.progress import Progress
 from refquant.cli.streams import show_json, talk_console
+from refquant.cli.study_qdlm import qdlm
 from refquant.errors import InputError
 from refquant.report.ladder import ladder_markdown
 from refquant.storage import write_text
@@ -32,6 +33,9 @@ Examples:
 @click.group(name="study")
 def command() -> None:
     """Experiments on the embedded model, over calibration seeds, with intervals."""
+
+
+command.add_command(qdlm)
 
 
 @command.command(epilog=EPILOG)

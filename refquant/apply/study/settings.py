@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from refquant.apply.evaluation import Sizes
 from refquant.apply.outliers import Injection
@@ -68,6 +70,10 @@ class Settings:
             prefix=self.prefix,
             continuation=self.continuation,
         )
+
+    def replace(self, **changes: Any) -> Settings:
+        """Settings with some fields replaced."""
+        return dataclasses.replace(self, **changes)
 
     @classmethod
     def quick(cls) -> Settings:
