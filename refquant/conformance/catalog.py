@@ -46,6 +46,9 @@ OPERATIONS: dict[str, str] = {
     "hadamard.transform": f"{FOLDER}.rewrites:HADAMARD_OPERATION",
     "duquant.permutation": f"{FOLDER}.rewrites:ZIGZAG_OPERATION",
     "checkpoint.quantize": f"{FOLDER}.quantized_model:OPERATION",
+    "gptq.layer": f"{FOLDER}.gptq_layer:OPERATION",
+    "integer.matmul": f"{FOLDER}.integer_linear:MATMUL_OPERATION",
+    "integer.linear": f"{FOLDER}.integer_linear:LINEAR_OPERATION",
 }
 """``name -> "module:object"``; a test holds it against the folder."""
 

@@ -89,5 +89,11 @@ FLAGS: dict[str, Flag] = {
     "exponent": Flag("exponents other than one half", "exchanging the two exponents, or ignoring the one asked for"),
     "transform": Flag("an orthogonal transform", "another normalization or order of rows"),
     "transform-base": Flag("a factor that is not symmetric", "the transpose, or the factors of a Kronecker product exchanged"),
+    "honest-tie": Flag(
+        "decisions within a rounding error of a tie, in a method that feeds errors back",
+        "taking a far code there, or not living with the one taken",
+    ),
+    "rounded-sums": Flag("sums of several rounded terms in a stated order", "another order, a fused operation, or a wider format"),
+    "bias": Flag("a bias is added", "leaving it out, scaling it, or adding it first"),
 }
 """By name. A flag that no case carries is a finding of `refquant golden lint`."""

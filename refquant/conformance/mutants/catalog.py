@@ -27,6 +27,7 @@ MODULES = tuple(
         "static_activation",
         "rewrites",
         "quantized_model",
+        "integer_linear",
     )
 )
 """Each has ``MUTANTS``, a tuple, and ``RIGHT``: by name of operation, the program without a fault."""

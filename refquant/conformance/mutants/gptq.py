@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from refquant.conformance.mutants.clip_search import search
 from refquant.conformance.mutants.mutant import Mutant
-from refquant.conformance.mutants.uniform_quantize import quantize
+from refquant.conformance.mutants.uniform_quantize import SIGNED, STORED, quantize
 from refquant.conformance.operation import Arrays, Parameters
+from refquant.numerics import FAST
 from refquant.numerics.arrays import Array
 
 FAULTS: dict[str, tuple[str, str]] = {
@@ -26,14 +29,21 @@ FAULTS: dict[str, tuple[str, str]] = {
     "ascending": ("act-order", "columns are sorted by ascending diagonal"),
     "order_not_undone": ("act-order", "codes are left in the order of quantization"),
     "stale_groups": ("group-statistics", "dynamic groups are fitted before anything is compensated"),
+    "block_not_propagated": ("compensation", "errors stay within blocks of four columns: the update behind a lazy block is left out"),
+    "twice_divided": ("compensation", "errors are divided by the square of U_ii"),
+    "boundary_late": ("group-statistics", "dynamic groups begin one column late"),
+    "first_group_kept": ("group-statistics", "the grid of the first dynamic group is used for all"),
+    "absolute_damping": ("ordinary", "damping is added as it is, not relative to the diagonal"),
+    "error_before_clip": ("compensation", "the error is the distance to the code before it is clipped"),
     "grids_in_original_order": ("act-order", "a dynamic group's grid is fitted on the columns that stand there in the original order"),
 }
 """``name: (flag that must catch it, what is wrong)``."""
 
 
-def gptq(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapping[str, Array]:
-    """Quantize a layer; wrong in one way if a fault is named."""
-    weight, hessian = np.array(inputs["weight"], dtype=np.float64), np.array(inputs["hessian"], dtype=np.float64)
+def gptq(inputs: Arrays, parameters: Parameters, *, fault: str = "", working: Any = np.float64) -> Mapping[str, Array]:
+    """Quantize a layer, computing in a format of choice; wrong in one way if a fault is named."""
+    weight: Array = np.array(inputs["weight"], dtype=working)
+    hessian: Array = np.array(inputs["hessian"], dtype=working)
     size = len(hessian)
     mean_before = float(sum(np.diagonal(hessian).tolist())) / size
     dead = np.diagonal(hessian) == 0
@@ -43,8 +53,9 @@ def gptq(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapping[
     order = _order(np.diagonal(hessian), bool(parameters["act_order"]), fault)
     damped = hessian[np.ix_(order, order)]
     diagonal = np.diagonal(damped).tolist()
-    level = {"largest_damping": max(diagonal), "missing_damping": 0.0, "damped_before_dead": mean_before}.get(fault, sum(diagonal) / size)
-    damped[np.diag_indices(size)] += float(parameters["damping"]) * level
+    mean = sum(diagonal) / size
+    levels = {"largest_damping": max(diagonal), "missing_damping": 0.0, "damped_before_dead": mean_before, "absolute_damping": 1.0}
+    damped[np.diag_indices(size)] += float(parameters["damping"]) * levels.get(fault, mean)
     factor = _factor(damped, fault)
     codes, scale, zero, errors = _sweep(weight, order, factor, parameters, fault)
     place = np.argsort(order, kind="stable")
@@ -91,7 +102,7 @@ def _lower(matrix: Array) -> Array:
 
 
 def _inverse_of_lower(lower: Array) -> Array:
-    inverse = np.eye(len(lower))
+    inverse = np.eye(len(lower), dtype=lower.dtype)
     for k in range(len(lower)):
         inverse[k] = inverse[k] / lower[k, k]
         inverse[k + 1 :] -= lower[k + 1 :, k, None] * inverse[None, k]
@@ -100,20 +111,19 @@ def _inverse_of_lower(lower: Array) -> Array:
 
 def _sweep(weight: Array, order: Array, factor: Array, parameters: Parameters, fault: str) -> tuple[Array, Array, Array, Array]:
     """Codes and errors in the order of quantization, scales and zeros a group."""
-    how = {"scheme": parameters["scheme"], "bits": parameters["bits"], "granularity": "row", "scale_format": None, "rounding": "half_even"}
     columns = weight.shape[1]
     width = int(parameters["group"] or columns)
     static = parameters["group"] is None or parameters["static_groups"] or fault == "stale_groups"
-    original = quantize({"x": weight}, {**how, "group": width})
+    original = _fitted(weight, parameters, width, fault)
     grids: dict[int, tuple[Array, Array]] = {}
     running = weight[:, order].copy()
-    stale = quantize({"x": running}, {**how, "group": width}) if fault == "stale_groups" and not parameters["static_groups"] else original
-    codes, errors = np.zeros(weight.shape), np.zeros(weight.shape)
-    signed = original["codes"].dtype.kind == "i"
+    stale = _fitted(running, parameters, width, fault) if fault == "stale_groups" and not parameters["static_groups"] else original
+    codes, errors = np.zeros(weight.shape), np.zeros_like(weight)
+    signed = parameters["scheme"] in SIGNED
     half = 1 << (int(parameters["bits"]) - 1)
     lo, hi = (-half, half - 1) if signed else (0, 2 * half - 1)
     for i in range(columns):
-        group = i // width
+        group = max(i - (fault == "boundary_late"), 0) // width
         if static:
             source = stale if fault == "stale_groups" else original
             group = group if source is not original or parameters["group"] is None else int(order[i]) // width
@@ -122,25 +132,85 @@ def _sweep(weight: Array, order: Array, factor: Array, parameters: Parameters, f
             values = running[:, i : i + width]
             if fault == "grids_in_original_order":
                 values = weight[:, i : i + width]
-            fitted = quantize({"x": values}, {**how, "group": None})
+            fitted = _fitted(values, parameters, values.shape[1], fault)
             grids[group] = fitted["scale"][:, 0], fitted["zero"][:, 0]
+            if fault == "first_group_kept":
+                grids[group] = grids[0]
         scale, zero = grids[group]
-        codes[:, i] = np.clip(np.rint(running[:, i] / scale) + zero, lo, hi)
-        errors[:, i] = running[:, i] - scale * (codes[:, i] - zero)
+        wide = scale.astype(weight.dtype)
+        nearest = np.rint(running[:, i] / wide) + zero
+        codes[:, i] = np.clip(nearest, lo, hi)
+        errors[:, i] = running[:, i] - wide * ((nearest if fault == "error_before_clip" else codes[:, i]) - zero)
         if fault != "error_not_divided":
-            errors[:, i] = errors[:, i] / factor[i, i]
+            errors[:, i] = errors[:, i] / factor[i, i] / (factor[i, i] if fault == "twice_divided" else 1)
         moved = errors[:, i, None] * factor[None, i, i + 1 :]
+        if fault == "block_not_propagated":
+            moved[:, 3 - i % 4 :] = 0
         if fault != "no_compensation":
             running[:, i + 1 :] += moved if fault == "opposite_sign" else -moved
     names = sorted(grids)
+    small = np.dtype(f"{'i' if signed else 'u'}{1 if half <= 128 else 2}")
     if static and fault != "stale_groups":
-        return codes.astype(original["codes"].dtype), original["scale"], original["zero"], errors
+        return codes.astype(small), original["scale"], original["zero"], errors
     scales, zeros = (np.stack([grids[name][part] for name in names], axis=1) for part in (0, 1))
-    return codes.astype(original["codes"].dtype), scales, zeros.astype(np.int32), errors
+    return codes.astype(small), scales, zeros.astype(np.int32), errors
 
+
+def _fitted(values: Array, parameters: Parameters, width: int, fault: str) -> Mapping[str, Array]:
+    """Scales and zero points of groups of columns."""
+    how = {"scheme": parameters["scheme"], "bits": parameters["bits"], "group": width}
+    if parameters.get("clip_search") and fault != "no_clip_search":
+        return search({"x": values}, {**how, "steps": 80, "divisions": 100, "power": 2.4})
+    stored = None if fault == "scale_not_stored" else parameters.get("scale_format")
+    return quantize({"x": values}, {**how, "granularity": "row", "scale_format": stored, "rounding": "half_even"})
+
+
+def layer(inputs: Arrays, parameters: Parameters, *, fault: str = "", working: Any = np.float64) -> Mapping[str, Array]:
+    """From calibration inputs to codes and losses; wrong in one way if a fault is named."""
+    x: Array = np.asarray(inputs["x"], dtype=working)
+    used = x - FAST.mean(x, axis=0) if fault == "covariance" else x
+    hessian = FAST.matmul(used.T, used)
+    if fault == "mean_hessian":
+        hessian = hessian / len(x)
+    found = gptq({"weight": inputs["weight"], "hessian": hessian}, parameters, fault=fault, working=working)
+    scale, errors = found["scale"], found["errors"]
+    if fault == "undamped_loss":
+        values = np.asarray(inputs["weight"], dtype=np.float64) - _decoded(found, parameters)
+        moved = FAST.matmul(values, np.asarray(x.T, dtype=np.float64))
+        losses = FAST.sum(moved * moved, axis=1)
+    else:
+        losses = FAST.sum(errors * errors, axis=1)
+    stored = parameters["scale_format"]
+    if stored is not None:
+        scale = scale.astype(STORED[stored])
+    kept = {name: found[name] for name in ("codes", "zero", "order")}
+    return {**kept, "scale": scale if stored is not None else scale.astype(np.float64), "losses": losses.astype(np.float64)}
+
+
+def _decoded(found: Mapping[str, Array], parameters: Parameters) -> Array:
+    codes = found["codes"].astype(np.float64)
+    groups = np.arange(codes.shape[1]) // int(parameters["group"] or codes.shape[1])
+    if not parameters["static_groups"]:
+        groups = groups[np.argsort(found["order"], kind="stable")]
+    return np.asarray(found["scale"].astype(np.float64)[:, groups] * (codes - found["zero"][:, groups]))
+
+
+LAYER_FAULTS: dict[str, tuple[str, str]] = {
+    "mean_hessian": ("ordinary", "losses are those of a Hessian divided by the number of tokens"),
+    "covariance": ("compensation", "the mean of the inputs is subtracted first"),
+    "undamped_loss": ("ordinary", "losses are measured on the inputs, without what damping adds"),
+    "scale_not_stored": ("stored-scale", "codes and errors come from the scale before it is rounded"),
+    "no_clip_search": ("clip-search", "ranges are not searched"),
+    "stale_groups": ("group-statistics", "dynamic groups are fitted before anything is compensated"),
+    "no_compensation": ("compensation", "columns are rounded one by one, errors go nowhere"),
+    "order_not_undone": ("act-order", "codes are left in the order of quantization"),
+    "missing_damping": ("ordinary", "nothing is added to the diagonal"),
+    "dead_weight_kept": ("dead-column", "the weights of dead inputs are not set to 0"),
+}
 
 MUTANTS = tuple(
-    Mutant(name=f"gptq-{fault}", operation="gptq.codes", flag=flag, what=what, run=partial(gptq, fault=fault))
-    for fault, (flag, what) in FAULTS.items()
+    Mutant(name=f"{name}-{fault}", operation=operation, flag=flag, what=what, run=partial(run, fault=fault))
+    for name, operation, run, faults in (("gptq", "gptq.codes", gptq, FAULTS), ("gptq_layer", "gptq.layer", layer, LAYER_FAULTS))
+    for fault, (flag, what) in faults.items()
 )
-RIGHT = {"gptq.codes": gptq}
+RIGHT = {"gptq.codes": gptq, "gptq.layer": layer}

@@ -10,12 +10,13 @@ from functools import partial
 import numpy as np
 
 from refquant.conformance.case import Case
+from refquant.conformance.numbers import counted
 from refquant.conformance.operation import Arrays, Operation, Parameter, Parameters, Part
 from refquant.conformance.reanchor import Reanchored, replay
 from refquant.conformance.rules import margin, scaled
 from refquant.core import Grid, QuantSpec, Tiling, fit_grid, spec
-from refquant.methods.compensate.gptq import gptq_trace
-from refquant.numerics import FAST, Arithmetic
+from refquant.methods.compensate.gptq import GptqTrace, gptq_trace
+from refquant.numerics import FAST, ORDERED, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.oracle import BINARY64, Uniform, UniformGrid, gptq, matrix
 from refquant.oracle.quadratic import prepare, unit_factor_of_inverse
@@ -34,7 +35,11 @@ def spec_of(parameters: Parameters) -> QuantSpec:
 
 def reference(inputs: Arrays, parameters: Parameters, *, arithmetic: Arithmetic = FAST) -> dict[str, Array]:
     """Quantize, with every intermediate."""
-    trace = gptq_trace(
+    return _outputs(_trace(inputs, parameters, arithmetic))
+
+
+def _trace(inputs: Arrays, parameters: Parameters, arithmetic: Arithmetic) -> GptqTrace:
+    return gptq_trace(
         inputs["weight"],
         inputs["hessian"],
         spec_of(parameters),
@@ -43,6 +48,9 @@ def reference(inputs: Arrays, parameters: Parameters, *, arithmetic: Arithmetic 
         static_groups=parameters["static_groups"],
         arithmetic=arithmetic,
     )
+
+
+def _outputs(trace: GptqTrace) -> dict[str, Array]:
     quantized = trace.quantized
     zero = np.zeros(quantized.scale.shape) if quantized.zero is None else quantized.zero
     return {
@@ -158,6 +166,33 @@ def _case(name: str, scheme: str, bits: int, group: int | None, act_order: bool,
     )
 
 
+def _large(scheme: str, bits: int, group: int | None, act_order: bool, static: bool, shape: tuple[int, int], twin: str) -> Case:
+    """Neighbouring inputs that depend on each other, two dead ones, two equal ones; out of reach for fractions."""
+    rows, columns = shape
+    weight, tokens = counted(71, shape, 12, 1 / 1024), counted(72, (3 * columns, columns), 4)
+    tokens[:, 1:] += 2 * tokens[:, :-1]
+    tokens[:, 5], tokens[:, (9, columns - 2)] = tokens[:, 20], 0
+    # Whole numbers: any product gives this sum exactly.
+    inputs = {"weight": weight, "hessian": FAST.matmul(tokens.T, tokens)}
+    parameters = {"scheme": scheme, "bits": bits, "group": group, "act_order": act_order, "static_groups": static, "damping": 0.01}
+    trace = _trace(inputs, parameters, ORDERED)
+    tile = "row" if group is None else f"{'static' if static else 'dynamic'}-g{group}"
+    flags = ("compensation", "dead-column", "equal-diagonal") + ("act-order",) * act_order
+    return Case(
+        operation=NAME,
+        slug=f"{scheme}-b{bits}-{tile}-{'actorder-' if act_order else ''}{rows}x{columns}",
+        parameters=parameters,
+        inputs=inputs,
+        expected=_outputs(trace),
+        rules={"codes": margin(BOUND)} | {part: scaled(1e-9) for part in ("scale", "damped", "factor", "errors")},
+        margins={"codes": trace.margins},
+        flags=flags + ("group-statistics",) * (group is not None) + ("ragged-group",) * (group is not None and columns % group != 0),
+        lane="ordered",
+        source="ordered",
+        twin=f"{NAME}/{twin}",
+    )
+
+
 def cases() -> Iterator[Case]:
     """Three rows of ten columns: whole rows, dynamic and static groups, in order and by descending diagonal."""
     make = partial(_case, scheme="asym_incl0", bits=4)
@@ -169,6 +204,9 @@ def cases() -> Iterator[Case]:
     yield _case("ordinary", "sym_full", 3, 4, True, False)
     yield make("ordinary", group=None, act_order=False, static=False, damping=0.1)
     yield make("dead", group=None, act_order=False, static=False, damping=0.1)
+    yield _large("asym_incl0", 4, 32, True, False, (64, 128), twin="asym_incl0-b4-dynamic-g4-actorder-ordinary")
+    yield _large("asym_incl0", 3, 40, True, True, (16, 96), twin="asym_incl0-b4-static-g4-actorder-ordinary")
+    yield _large("sym_gptq", 4, None, False, False, (16, 64), twin="sym_gptq-b3-row-ordinary")
 
 
 OPERATION = Operation(
