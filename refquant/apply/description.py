@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from refquant.errors import InputError
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import float_dtype
 from refquant.storage import canonical_json, digest, read_json, write_text
+from refquant.storage.tensors import little_endian_bytes
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "quantization.json"
@@ -193,8 +195,9 @@ def read_description(folder: Path) -> Description:
 
 def tensor_digest(array: Array) -> str:
     """SHA-256 over dtype, shape and little-endian bytes of a tensor."""
-    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
-    return digest(canonical_json([array.dtype.name, list(array.shape)]).encode() + b"\n" + little.tobytes())
+    found = hashlib.sha256(canonical_json([array.dtype.name, list(array.shape)]).encode() + b"\n")
+    found.update(little_endian_bytes(array).data)
+    return found.hexdigest()
 
 
 def check_digests(what: str, found: Mapping[str, str], recorded: Mapping[str, str]) -> None:

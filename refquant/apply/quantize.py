@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Literal
@@ -10,10 +10,13 @@ from typing import Literal
 import numpy as np
 
 from model import AttentionContext, Transformer
+from model.streaming import StreamedTensors
 from refquant.apply.block_view import BlockView
-from refquant.apply.experts import check_coverage, expert_numbers, expert_weights
+from refquant.apply.group_inputs import input_extremes, input_statistics
+from refquant.apply.keeper import Keeper
 from refquant.apply.layers import QuantizedLinear, online_transforms
 from refquant.apply.limit_search import find_limits, limited
+from refquant.apply.linear_task import LinearResult, LinearTask, quantize_linear
 from refquant.apply.quantized import (
     LinearRecord,
     QuantizedModel,
@@ -30,39 +33,49 @@ from refquant.apply.rewriting import apply_changes, rewritten_parameters
 from refquant.apply.rewritten import Notes, RewrittenModel
 from refquant.apply.states import CalibrationState, batches
 from refquant.apply.token_weights import token_weights
-from refquant.apply.weight_quantizing import quantize_weight
 from refquant.core import Grid, Stats
-from refquant.core.metrics import output_error
 from refquant.core.qtensor import Quantized
-from refquant.core.transform import through
-from refquant.errors import InputError, NotPositiveDefiniteError, NumericalError
-from refquant.methods.activation.static import Extremes, static_grid
+from refquant.errors import InputError, UsageError
+from refquant.methods.activation.static import static_grid
 from refquant.methods.activation.tac import AffineCorrection, Moments, tac
 from refquant.methods.diffusion.ia_aq import AttentionSample, ia_aq
-from refquant.methods.grid.rtn import rtn
-from refquant.methods.scale.limits import clip_to_limits
 from refquant.numerics.arrays import Array
 
 Progress = Callable[[str, int, int], None]
+Workers = Callable[[Callable[[LinearTask], LinearResult], Iterable[LinearTask]], Iterable[LinearResult]]
 BATCH_TOKENS = 4096
 
 
-def quantize_model(m: Transformer, recipe: Recipe, states: Sequence[CalibrationState], progress: Progress | None = None) -> QuantizedModel:
+def quantize_model(
+    m: Transformer,
+    recipe: Recipe,
+    states: Sequence[CalibrationState],
+    progress: Progress | None = None,
+    *,
+    keeper: Keeper | None = None,
+    workers: Workers = map,
+) -> QuantizedModel:
     """Quantize the linears of every block.
 
     Parameters
     ----------
     m : Transformer
-        In full precision.
+        In full precision. A streamed one needs a keeper and a recipe without rewrites; memory then stays near one block's.
     recipe : Recipe
     states : sequence of CalibrationState
         May be empty if the recipe needs no calibration.
     progress : callable, optional
         Called with what is done, how much, of how much.
+    keeper : Keeper, optional
+        Takes each linear as it is finished, and knows those that an earlier run finished.
+    workers : callable
+        Maps :func:`~refquant.apply.linear_task.quantize_linear` over the independent linears of a group, in order: ``map``, or the ``map``
+        of a ``concurrent.futures.Executor``.
 
     Returns
     -------
     QuantizedModel
+        Of a streamed model without the weights, which the keeper has.
 
     Raises
     ------
@@ -70,7 +83,11 @@ def quantize_model(m: Transformer, recipe: Recipe, states: Sequence[CalibrationS
         If calibration states are missing, or a skipped name does not exist.
     NotPositiveDefiniteError
         If a Hessian cannot be factored; the message names the linear and a damping that works.
+    UsageError
+        If a streamed model comes without a keeper or with rewrites.
     """
+    if isinstance(m.parameters, StreamedTensors):
+        _check_streamable(recipe, keeper)
     known = {name.rpartition(".")[2] for name in m.linears}
     if not set(recipe.skip) <= known:
         raise InputError(f"recipe {recipe.name} skips {sorted(set(recipe.skip) - known)}; the model's linears are {sorted(known)}")
@@ -80,12 +97,20 @@ def quantize_model(m: Transformer, recipe: Recipe, states: Sequence[CalibrationS
     prepared = m
     for rewriter in rewriters:
         prepared = rewriter.prepare(prepared)
-    run = _Run(prepared, recipe, states, rewriters)
+    run = _Run(prepared, recipe, states, rewriters, keeper, workers)
     for index in range(m.config.n_layers):
         run.quantize_block(index)
         if progress is not None:
             progress("blocks", index + 1, m.config.n_layers)
     return run.result(m)
+
+
+def _check_streamable(recipe: Recipe, keeper: Keeper | None) -> None:
+    if recipe.rewrites:
+        methods = ", ".join(part.method for part in recipe.rewrites)
+        raise UsageError(f"recipe {recipe.name} rewrites the model ({methods}); a streamed model cannot be, load it into memory")
+    if keeper is None:
+        raise UsageError("a streamed model is quantized into a folder (refquant quantize --stream); the result does not fit into memory")
 
 
 class _Run:
@@ -95,7 +120,16 @@ class _Run:
     them: the same arrays as ``hidden`` under ``propagate="float"``.
     """
 
-    def __init__(self, m: Transformer, recipe: Recipe, states: Sequence[CalibrationState], rewriters: Sequence[Rewriter]) -> None:
+    def __init__(
+        self,
+        m: Transformer,
+        recipe: Recipe,
+        states: Sequence[CalibrationState],
+        rewriters: Sequence[Rewriter],
+        keeper: Keeper | None,
+        workers: Workers,
+    ) -> None:
+        self.keeper, self.workers, self.streamed = keeper, workers, isinstance(m.parameters, StreamedTensors)
         self.original, self.current, self.recipe, self.rewriters = m, m, recipe, rewriters
         self.notes: list[Notes] = []
         self.limits: dict[str, Array] = {}
@@ -147,6 +181,8 @@ class _Run:
         self.hidden = [mover.block(index, x, self._context(x)) for x in self.hidden]
         moved = [self.original.block(index, x, self._context(x)) for x in self.float_hidden] if apart else self.hidden
         self.float_hidden = moved
+        if self.streamed:  # the block is behind us: nothing of it is held
+            self.current = self.current.replace({name: self.original.linears[name] for group in groups for name in group})
 
     def _rewrite_block(self, index: int) -> None:
         """Let each rewrite choose on this block, and put what it chose into the float model and the one that is being quantized."""
@@ -166,112 +202,67 @@ class _Run:
             recipe=self.recipe,
         )
 
+    def _arriving(self, index: int) -> BlockView:
+        """The block as it stands, partly quantized."""
+        return replace(self._view(index, "quantized"), m=self.current)
+
     def _context(self, x: Array) -> AttentionContext:
         return self.current.context(x.shape[0], x.shape[1])
-
-    def _observe(self, index: int, wanted: Sequence[str], take: Callable[[int, dict[str, Array]], None]) -> None:
-        """Run the block as it stands on every batch and hand over the arrays with the wanted names."""
-        for number, x in enumerate(self.hidden):
-            seen: dict[str, Array] = {}
-
-            def keep(name: str, array: Array, seen: dict[str, Array] = seen) -> None:
-                if name in wanted:
-                    seen[name] = array
-
-            self.current.block(index, x, self._context(x), keep)
-            take(number, seen)
 
     def _quantize_group(self, index: int, group: Sequence[str]) -> None:
         names = [name for name in group if not is_skipped(self.recipe, name)]
         if not names:
             return
-        extremes = self._input_extremes(index, names[0]) if self.recipe.activations.method == "static" else None
-        if extremes is not None:
-            for name in names:
-                self.input_grids[name] = static_grid(extremes, self.recipe.activations.spec())
+        if self.recipe.activations.method == "static":
+            extremes = input_extremes(self._arriving(index), names[0])
+            self.input_grids |= {name: static_grid(extremes, self.recipe.activations.spec()) for name in names}
         late = limited(self.recipe, names, "quantized")
-        self.limits |= find_limits(replace(self._view(index, "quantized"), m=self.current), late, shared=True)
-        stats = self._statistics(index, names[0]) if self.recipe.weights.looks_at_hessian else None
+        self.limits |= find_limits(self._arriving(index), late, shared=True)
+        results = self._quantize_linears(index, names)
         linears = {}
-        for name in names:
+        for name in names if self.hidden else ():  # without calibration nothing passes through them here
             dense = dense_linear(self.original, name)
-            weight = self._quantize_weight(name, dense.weight, stats)
             quantizer = input_quantizer(self.recipe, name, self.input_grids, self.original.arithmetic)
-            values, online = dense.weight if weight is None else weight, online_transforms(dense)
-            linears[name] = QuantizedLinear(values, dense.bias, quantizer, self.original.dtype, self.original.arithmetic, online)
+            values, online = results[name].weight if name in results else dense.weight, online_transforms(dense)
+            dtype, arithmetic = self.original.dtype, self.original.arithmetic
+            linears[name] = QuantizedLinear(values, dense.bias, quantizer, dtype, arithmetic, online, hold=not self.streamed)
         self.current = self.current.replace(linears)
 
-    def _input_extremes(self, index: int, name: str) -> Extremes:
-        found: list[Extremes] = []
-        tokens: list[int] = []
-
-        def take(_: int, seen: dict[str, Array]) -> None:
-            rows = self._arriving(name, seen[f"{name}.input"])
-            tokens.append(len(rows))
-            if len(rows):  # an expert may see nothing of a batch
-                found.append(Extremes.of(rows, axis=0))
-
-        self._observe(index, [f"{name}.input"], take)
-        self._check_coverage(index, name, sum(tokens))
-        merged = found[0]
-        for other in found[1:]:
-            merged = merged.merge(other)
-        return merged
-
-    def _arriving(self, name: str, x: Array) -> Array:
-        """Inputs ``[tokens, features]`` of a linear behind its online transforms: what its quantizers see."""
-        online = online_transforms(dense_linear(self.original, name))
-        return through(online, x.reshape(-1, x.shape[-1]), self.original.arithmetic)
+    def _quantize_linears(self, index: int, names: Sequence[str]) -> dict[str, LinearResult]:
+        """Linears that share an input: what an earlier run finished is taken from the keeper, the others go to the workers."""
+        plan, found = self.recipe.weights, dict[str, LinearResult]()
+        if plan.method == "none":
+            return found
+        if self.keeper is not None:
+            early = {name: self.keeper.find(name, dense_linear(self.original, name).weight) for name in names}
+            found = {name: result for name, result in early.items() if result is not None}
+        left = [name for name in names if name not in found]
+        stats = self._statistics(index, left[0]) if left and plan.looks_at_hessian else None
+        for result in self.workers(quantize_linear, (self._task(name, stats) for name in left)):
+            found[result.record.name] = result
+            if self.keeper is not None:
+                self.keeper.put(result)
+        for name in names:
+            self.records.append(found[name].record)
+            if not self.streamed:
+                self.weights[name] = found[name].weight
+        return found
 
     def _statistics(self, index: int, name: str) -> Stats:
-        """Hessian of a group's common input over all calibration tokens."""
+        """Hessian of a group's common input."""
         quantized = self.recipe.weights.hessian_inputs == "quantized"
         quantizer = input_quantizer(self.recipe, name, self.input_grids, self.original.arithmetic) if quantized else None
-        expert = expert_numbers(self.original, index).get(name)
-        routing = (f"blocks.{index}.routing", f"blocks.{index}.routing_weights")
-        total: list[Stats] = []
+        return input_statistics(self._arriving(index), name, quantizer)
 
-        def take(number: int, seen: dict[str, Array]) -> None:
-            x, weights = seen[f"{name}.input"], self.token_weights[number]
-            if expert is not None:
-                weights = expert_weights(expert, seen[routing[0]], seen[routing[1]], weights, self.recipe.tokens.routing)
-            rows = self._arriving(name, x)
-            rows = rows if quantizer is None else quantizer(rows)
-            one = Stats.of(rows, None if weights is None else weights.reshape(-1), self.original.arithmetic)
-            total[:] = [one if not total else total[0].merge(one)]
-
-        self._observe(index, [f"{name}.input", *(() if expert is None else routing)], take)
-        self._check_coverage(index, name, total[0].tokens)
-        return total[0]
-
-    def _check_coverage(self, index: int, name: str, seen: int) -> None:
-        if name in expert_numbers(self.original, index):
-            check_coverage(name, seen, sum(x.shape[0] * x.shape[1] for x in self.hidden), self.recipe.calibration.min_expert_tokens)
-
-    def _quantize_weight(self, name: str, weight: Array, stats: Stats | None) -> Quantized | None:
-        """Quantize one weight, in float64 whatever the method, so that methods differ in nothing but themselves."""
-        plan, arithmetic = self.recipe.weights, self.original.arithmetic
-        if plan.method == "none":
-            return None
-        w = weight.astype(np.float64)
-        within = clip_to_limits(w, self.limits[name], plan.spec()) if name in self.limits else w
-        try:
-            quantized = quantize_weight(plan, within, stats, arithmetic)
-            rounded = None if stats is None else rtn(within, plan.spec(), arithmetic)
-        except NotPositiveDefiniteError as error:
-            raise NotPositiveDefiniteError(f"{name}: {error}", error.pivot) from error
-        except (InputError, NumericalError) as error:
-            raise type(error)(f"{name}: {error}") from error
-        if rounded is None or stats is None:
-            self._record(name, quantized)
-            return quantized
-        errors = [output_error(w, q.dequantize(np.dtype(np.float64)), stats.hessian, arithmetic) for q in (quantized, rounded)]
-        self._record(name, quantized, stats.tokens, *errors)
-        return quantized
-
-    def _record(self, name: str, weight: Quantized, tokens: int = 0, error: float | None = None, rtn_error: float | None = None) -> None:
-        self.weights[name] = weight
-        self.records.append(LinearRecord(name=name, tokens=tokens, error=error, rtn_error=rtn_error))
+    def _task(self, name: str, stats: Stats | None) -> LinearTask:
+        return LinearTask(
+            name=name,
+            weight=dense_linear(self.original, name).weight,
+            plan=self.recipe.weights,
+            stats=stats,
+            limits=self.limits.get(name),
+            arithmetic=self.original.arithmetic,
+        )
 
     def _quantize_values(self, index: int) -> None:
         """Scales of V from what the block's attention sees now, and the block's quantized attention product."""
@@ -280,14 +271,12 @@ class _Run:
         if plan.method in ("minmax", "ia_aq"):
             unscaled = attention_product(self.recipe.replace(values={"method": "none"}), self.original, None)
             samples: list[AttentionSample] = []
-
-            def take(number: int, seen: dict[str, Array]) -> None:
-                a, v = seen[f"blocks.{index}.probabilities"], seen[f"blocks.{index}.v"]
+            names = f"blocks.{index}.probabilities", f"blocks.{index}.v"
+            for seen, masked in zip(self._arriving(index).seen(names), self.masked, strict=True):
+                a, v = seen[names[0]], seen[names[1]]
                 a = a if unscaled is None else unscaled.quantize_probabilities(a)
-                rows = self.masked[number] if plan.rows == "masked" else [None] * len(a)
+                rows = masked if plan.rows == "masked" else [None] * len(a)
                 samples.extend(AttentionSample(probabilities=p, values=u, query_rows=r) for p, u, r in zip(a, v, rows, strict=True))
-
-            self._observe(index, [f"blocks.{index}.probabilities", f"blocks.{index}.v"], take)
             per: Literal["head", "feature"] = "feature" if plan.per == "feature" else "head"
             choice = ia_aq(samples, plan.spec(), alphas=plan.alphas, per=per, gram=plan.gram, arithmetic=self.original.arithmetic)
             grid = choice.grid
@@ -302,10 +291,9 @@ class _Run:
         plan = self.recipe.attention_output
         if plan.method == "none":
             return
-        arriving, reference = self._view(index, "quantized"), self._view(index, "float")
         name = f"{self.original.architecture.blocks[index].attn_out.name}.input"
         moments: list[Moments] = []
-        for view in (reference, replace(arriving, m=self.current)):
+        for view in (self._view(index, "float"), self._arriving(index)):
             found = [Moments.of(seen[name], plan.block, self.original.arithmetic) for seen in view.seen([name])]
             moments.append(reduce(Moments.merge, found))
         correction = tac(*moments, damping=plan.damping, shrinkage=plan.shrinkage, arithmetic=self.original.arithmetic)
@@ -318,7 +306,7 @@ class _Run:
         rewritten = RewrittenModel()
         if self.rewriters:
             notes = (*(note for rewriter in self.rewriters for note in rewriter.notes), *self.notes)
-            rewritten = RewrittenModel.of(given, self.original, set(self.weights), notes)
+            rewritten = RewrittenModel.of(given, self.original, {record.name for record in self.records}, notes)
         return QuantizedModel(
             rewritten=rewritten,
             recipe=self.recipe,

@@ -124,9 +124,9 @@ def test_nothing_is_left_when_saving_fails_in_the_middle(tmp_path, monkeypatch):
     def fail(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    for target in ("write_tensors", "write_bytes", "Description.write"):
+    for target in ("write_streamed", "write_bytes", "Description.write"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"refquant.apply.checkpoint.{target}", fail)
+            patch.setattr(f"refquant.apply.saving.{target}", fail)
             with pytest.raises(KeyboardInterrupt):
                 save_quantized(tmp_path / "out", source, quantized, PROVENANCE)
         assert sorted(p.name for p in tmp_path.iterdir()) == before

@@ -83,7 +83,7 @@ def test_any_change_of_the_description_is_noticed(whole, copy):
     """Every leaf of the JSON in turn: scales of V and inputs, alphas, specs, digests, the seed, the recipe."""
     original = read_json(whole / "quantization.json")
     paths = list(leaves(original))
-    assert len({p[0] for p in paths}) == 14
+    assert len({p[0] for p in paths}) == 15
     rng = np.random.default_rng(0)
     for number in rng.permutation(len(paths))[:150].tolist() + [i for i, p in enumerate(paths) if len(p) == 1]:
         tree = json.loads(json.dumps(original))
