@@ -49,6 +49,7 @@ OPERATIONS: dict[str, str] = {
     "gptq.layer": f"{FOLDER}.gptq_layer:OPERATION",
     "integer.matmul": f"{FOLDER}.integer_linear:MATMUL_OPERATION",
     "integer.linear": f"{FOLDER}.integer_linear:LINEAR_OPERATION",
+    "awq.factors": f"{FOLDER}.awq:OPERATION",
 }
 """``name -> "module:object"``; a test holds it against the folder."""
 

@@ -95,5 +95,6 @@ FLAGS: dict[str, Flag] = {
     ),
     "rounded-sums": Flag("sums of several rounded terms in a stated order", "another order, a fused operation, or a wider format"),
     "bias": Flag("a bias is added", "leaving it out, scaling it, or adding it first"),
+    "activation-scales": Flag("input channels of very different size", "another measure of size, another normalization of factors"),
 }
 """By name. A flag that no case carries is a finding of `refquant golden lint`."""

@@ -80,3 +80,9 @@ def test_both_sides_of_the_ties_are_seen():
 @pytest.mark.parametrize("case", [c for c in cases("gptq.codes") if c.source == "ordered"], ids=lambda case: case.slug)
 def test_large_layers_hold_no_near_ties(case):
     assert case.margins["codes"].min() > 1e-8
+
+
+@pytest.mark.parametrize("case", cases("awq.factors"), ids=lambda case: case.slug)
+def test_the_chosen_exponent_is_best_by_far_or_all_are_the_same(case):
+    least, following = np.sort(case.expected["losses"])[:2]
+    assert following > least * (1 + 1e-6) or np.ptp(case.expected["losses"]) == 0

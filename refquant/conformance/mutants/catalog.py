@@ -28,6 +28,7 @@ MODULES = tuple(
         "rewrites",
         "quantized_model",
         "integer_linear",
+        "awq",
     )
 )
 """Each has ``MUTANTS``, a tuple, and ``RIGHT``: by name of operation, the program without a fault."""
