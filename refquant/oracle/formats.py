@@ -141,6 +141,7 @@ def encode_number(
     return code
 
 
+@lru_cache(maxsize=256)
 def _special(word: str, minus: bool, fmt: Format) -> int:
     """The code of NaN or an infinity: among the format's codes, the one with the right meaning."""
     if not isinstance(fmt, FloatFormat):

@@ -13,6 +13,11 @@ MODULES = tuple(
     f"{FOLDER}.{name}"
     for name in (
         "rounding",
+        "formats",
+        "codebooks",
+        "block_mx",
+        "block_nvfp4",
+        "block_double",
         "uniform_quantize",
         "uniform_dequantize",
         "clip_search",
