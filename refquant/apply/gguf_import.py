@@ -37,6 +37,12 @@ def read_gguf_model(path: Path, *, variant: str) -> Imported:
     if strange or "rope_freqs.weight" in file.tensors:
         name = strange[0] if strange else "rope_freqs.weight"
         raise InputError(f"{file.path}: a tensor {name!a}, for which LLaDA has no place")
+    shapes = checked.architecture().tensor_shapes()
+    for theirs, ours in wanted.items():
+        place, shape = file.tensors.get(f"{theirs}.weight"), shapes[f"{ours}.weight"]
+        if place is None or place.shape != shape:
+            found = "missing" if place is None else f"of shape {place.shape}"
+            raise InputError(f"{file.path}: tensor {theirs}.weight is {found}; the file's keys ask for {shape}")
     weights: dict[str, QTensor] = {}
     untouched: dict[str, Array] = {}
     digests: dict[str, str] = {}

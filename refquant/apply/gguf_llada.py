@@ -193,6 +193,9 @@ def config_of(file: GgufFile) -> dict[str, Any]:
 
     if "token_embd.weight" not in file.tensors:
         raise InputError(f"{file.path}: no tensor token_embd.weight")
+    blocks = number("block_count")
+    if blocks > len(file.tensors):
+        raise InputError(f"{file.path}: {blocks} blocks; the file has {len(file.tensors)} tensors")
     rows, heads = file.tensors["token_embd.weight"].shape[0], number("attention.head_count")
     tokens = {name: file.value(f"tokenizer.ggml.{key}_token_id", int, -1) for name, key in _SPECIAL.items()}
     return {
@@ -209,7 +212,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "mlp_hidden_size": number("feed_forward_length"),
         "n_heads": heads,
         "n_kv_heads": number("attention.head_count_kv", int, heads),
-        "n_layers": number("block_count"),
+        "n_layers": blocks,
         "rms_norm_eps": _shortest(number("attention.layer_norm_rms_epsilon", float)),
         "rope": True,
         "rope_theta": _shortest(number("rope.freq_base", float, 10000.0)),

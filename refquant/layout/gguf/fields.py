@@ -77,12 +77,12 @@ def scaled_values(fields: Fields, out: Array) -> None:
     if fields.d is None:
         np.copyto(out, fields.codes)
         return
-    scale = fields.d.astype(np.float32)[:, None]
-    if fields.scales is not None:
-        scale = scale * fields.scales.astype(np.float32)
-    groups = out.reshape(len(out), scale.shape[1], -1)
     np.copyto(out, fields.codes)
     with np.errstate(invalid="ignore", over="ignore"):  # a scale in a file may be infinite or NaN
+        scale = fields.d.astype(np.float32)[:, None]
+        if fields.scales is not None:
+            scale = scale * fields.scales.astype(np.float32)
+        groups = out.reshape(len(out), scale.shape[1], -1)
         groups *= scale[..., None]
         if fields.mins is not None and fields.m is not None:
             groups -= (fields.m.astype(np.float32)[:, None] * fields.mins.astype(np.float32))[..., None]

@@ -73,7 +73,8 @@ def scale_of(exponent: Array) -> Array:
 def values(fields: Fields, out: Array) -> None:
     """Write the numbers to `out`."""
     np.take(TABLE, fields.codes, out=out, mode="clip")  # codes are below 16; "clip" is the mode that writes in place
-    out *= scale_of(np.asarray(fields.d))[:, None]
+    with np.errstate(over="ignore"):  # the largest scales in a file
+        out *= scale_of(np.asarray(fields.d))[:, None]
 
 
 def quantize(x: Array) -> Fields:

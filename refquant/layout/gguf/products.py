@@ -76,6 +76,23 @@ def quantized_activations(x: Array, ties: Ties = "even") -> Array:
     return np.asarray(codes.astype(np.float64) * scale.astype(np.float64)[:, None]).reshape(x.shape)
 
 
+def activation_margin(x: Array) -> float:
+    """How near a number comes to being quantized otherwise: the least distance of ``x * (127 / max|x|)`` from a tie, in codes.
+
+    Two computations of the same model differ in the last bits of their activations. Where one lies that near a tie, it may become another
+    code, and logits then differ by what a code is worth: comparing them to more digits means nothing there.
+
+    Examples
+    --------
+    >>> activation_margin(np.array([127.0, 0.25] + [0.0] * 30))
+    0.25
+    """
+    blocks = x.astype(np.float64).reshape(-1, 32)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    steps = blocks * (127 / np.where(largest > 0, largest, 1))
+    return float(np.abs(steps - np.floor(steps) - 0.5).min(initial=0.5))
+
+
 class GgmlLinear:
     """A linear of a model as ggml computes it; stands in the place of ``model.DenseLinear``.
 
