@@ -20,8 +20,11 @@ from refquant.storage import read_json
 
 PUBLISHED = read_json(golden_directory() / MANIFEST)["hashes"]
 
+TAKES_SECONDS = {"format.encode", "block.mx"}
+"""To make again; CI does it with all of them."""
 
-@pytest.mark.parametrize("name", OPERATIONS)
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in TAKES_SECONDS else name for name in OPERATIONS])
 def test_making_the_vectors_again_gives_the_published_hashes(name):
     hashes = make_vectors(find_operation(name)).hashes()
     assert hashes == {case: value for case, value in PUBLISHED.items() if case.partition("/")[0] == name}
