@@ -50,14 +50,16 @@ def matrix(only: tuple[str, ...], skip: tuple[str, ...], pythons: tuple[str, ...
 
 
 def result_line(result: Result) -> str:
-    """What became of a row, in a line.
+    """What became of a row, in a line: enough to keep if a run is cut short.
 
     Examples
     --------
     >>> result_line(Result(name="kernel-zen", missing="no such kernel"))
     'kernel-zen: this machine cannot give it: no such kernel'
     """
-    return f"{result.name}: {f'this machine cannot give it: {result.missing}' if result.missing else f'{result.seconds:.0f} seconds'}"
+    if result.missing:
+        return f"{result.name}: this machine cannot give it: {result.missing}"
+    return f"{result.name}: golden {result.golden}, quantized {result.quantized or 'none'}, {result.seconds:.0f} seconds"
 
 
 def table_rows(found: Matrix) -> list[tuple[str, ...]]:
