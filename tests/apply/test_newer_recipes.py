@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+import model
 from model import DenseLinear, Keep
 from refquant.apply.checkpoint import load, load_quantized, run_time_arrays
 from refquant.apply.exporting import read_source
@@ -28,12 +31,13 @@ from refquant.methods.binary.quant_dllm import quant_dllm
 from refquant.methods.codebook.lloyd_max import lloyd_max, lloyd_max_spec
 from refquant.methods.diffusion.fair_weights import fair_weights
 from refquant.methods.grid.dash_q import dash_q
+from refquant.numerics import FAST, ORDERED
 from refquant.numerics.hadamard import hadamard
 from refquant.report.footprint import quantized_footprint
 from refquant.storage import open_checkpoint, write_tensors
 from tests.apply.folders import saved
 from tests.apply.sampled import MASK, made
-from tests.apply.tiny import recipe, states_of, tiny
+from tests.apply.tiny import config_of, recipe, states_of, tensors_of, tiny
 
 SOLOQ = find_recipe("soloq-w4a4").replace(rewrites=(RandomBlockRotations(block=8),), weights={"group_size": 8})
 RECIPES = {
@@ -119,10 +123,10 @@ def test_tac_gives_the_attention_output_its_moments_back():
     quantized = quantize_model(m, plan, states)
     name = f"{m.architecture.blocks[0].attn_out.name}.input"
 
-    def moments(model):
+    def moments(network):
         seen = [Keep(lambda tap: tap == name) for _ in states]
         for keep, state in zip(seen, states, strict=True):
-            model.logits(state.ids[None], observer=keep)
+            network.logits(state.ids[None], observer=keep)
         return Moments.of(np.concatenate([keep.last(name).reshape(-1, 16) for keep in seen]), 4)
 
     wanted, found = moments(m), moments(quantized.attach(m))
@@ -151,6 +155,27 @@ def test_soloq_preserves_the_function_and_rotates_every_group_its_own_way():
     assert RandomRotationRewriter(part).notes == ()
     with pytest.raises(UsageError, match="has to divide the width"):
         quantize_model(m, plan.replace(rewrites=(RandomBlockRotations(block=7),)), [])
+
+
+def test_sums_of_signs_are_read_as_the_page_says(tmp_path):
+    """With safetensors and NumPy alone."""
+    _, quantized, out = saved(tmp_path, RECIPES["quant-dllm"])
+    tensors = load_file(out / "model.safetensors")
+    entry = json.loads((out / "quantization.json").read_text())["weights"][Q_PROJ]
+    block = json.loads(entry["spec"])["block"]
+    codes, orders = tensors[f"{Q_PROJ}.codes"], tensors[f"{Q_PROJ}.orders"]
+    rows, columns = tensors[f"{Q_PROJ}.row_scales"].astype(float), list(tensors[f"{Q_PROJ}.column_scales"].astype(float))
+    weight, term = np.zeros(codes.shape), 0
+    for t, order in enumerate(orders.tolist()):
+        part = slice(t * block, (t + 1) * block)
+        for k in range(order):
+            width = codes[:, part].shape[1]
+            taken, columns = np.array(columns[:width]), columns[width:]
+            weight[:, part] += (2.0 * (codes[:, part] >> k & 1) - 1) * np.outer(rows[term], taken)
+            term += 1
+    assert (term, columns) == (len(rows), [])
+    assert len(set(orders.tolist())) == 3
+    np.testing.assert_allclose(quantized.weights[Q_PROJ].dequantize(), weight, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["soloq", "quant-dllm"])
@@ -207,6 +232,8 @@ def test_a_ratio_grid_reaches_one_where_tokens_are_counted():
     found = made("ratio_grid", tokens=200)
     assert found.tokens == 200
     assert found.states[-1].masked[8:].all()
+    alone = made("ratio_grid", samples=1, visible_share=0.5).states[0]
+    assert np.array_equal(alone.masked, np.arange(len(alone.ids)) >= len(alone.ids) // 2)
 
 
 # Other bases of Hadamard matrices.
@@ -235,3 +262,20 @@ def test_a_recipe_names_its_bases_and_what_they_are(tmp_path):
         RotationRewriter(Rotations(bases=str(path), bases_sha256=sha)).prepare(m)
     with pytest.raises(InputError, match="cannot be read"):
         RotationRewriter(Rotations(bases=str(tmp_path / "none"), bases_sha256=sha)).prepare(m)
+
+
+# Lanes.
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_both_lanes_agree(name):
+    """Within what a flipped decision costs: hardly any code differs, and the logits are as far from those of the float model."""
+    ids = np.arange(10)[None]
+    reference = tiny().logits(ids)
+    distances = []
+    for lane in (FAST, ORDERED):
+        tensors = {name: array.astype(np.float32) for name, array in tensors_of(config_of()).items()}
+        m = model.build(config_of(), tensors, "float64", lane)
+        found = quantize_model(m, RECIPES[name], states_of()).attach(m).logits(ids) - reference
+        distances.append(np.sqrt((found * found).mean()))
+    assert distances[0] == pytest.approx(distances[1], rel=0.05)
