@@ -18,6 +18,7 @@ from refquant.numerics.casting import as_working
 from refquant.numerics.rounding import Rounding, round_to_integer
 
 SLAB = 1 << 16  # elements that are coded at a time
+BEFORE_ROUNDING = ("real", "integer_first")  # zero points that are added to x / s before it is rounded
 
 
 def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
@@ -172,7 +173,7 @@ def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec, *, f
         x = np.where(missing, x.dtype.type(0), x)
     with np.errstate(over="ignore", under="ignore"):  # a huge value over a tiny scale may become infinite, and then saturates
         steps = np.asarray(x * _reciprocal(scale) if spec.scheme.reciprocal else x / scale)
-    if zero is not None and spec.scheme.zero == "real":
+    if zero is not None and spec.scheme.zero in BEFORE_ROUNDING:
         steps = steps + zero
         zero = None
     codes = round_to_integer(steps, Rounding(spec.rounding))
@@ -291,10 +292,11 @@ def decision_margins(x: Array, codes: Array, scale: Array, zero: Array | None, s
     """
     if not isinstance(spec.format, IntFormat):
         return _member_margins(x, codes, scale, spec.format, spec)
-    offset = 0 if zero is None or spec.scheme.zero == "real" else zero
+    first = spec.scheme.zero in BEFORE_ROUNDING
+    offset = 0 if zero is None or first else zero
     steps = np.asarray(codes, dtype=np.float64) - offset  # the integers that were rounded to
     with np.errstate(over="ignore", under="ignore"):
-        place = np.asarray(x / scale + (zero if zero is not None and spec.scheme.zero == "real" else 0), dtype=np.float64)
+        place = np.asarray(x / scale + (zero if zero is not None and first else 0), dtype=np.float64)
     below: Array | float
     above: Array | float
     below = above = {Rounding.FLOOR: 0.5, Rounding.CEIL: -0.5}.get(Rounding(spec.rounding), 0.0)

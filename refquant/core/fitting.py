@@ -111,6 +111,12 @@ def _apply_range_rule(lo: Array, hi: Array, scheme: Scheme) -> tuple[Array, Arra
     if scheme.range == "absmax":
         hi = np.maximum(np.abs(lo), np.abs(hi))
         return -hi, hi
+    if scheme.signed_scale:
+        # NNCF looks at |lo| even where lo is positive: numbers that are all equal get a positive scale, and clip.
+        top = np.where(np.abs(lo) >= hi, -np.abs(lo), hi) if scheme.range == "signed_max_lower" else np.where(-lo > hi, lo, hi)
+        return top, -top
+    if scheme.range == "lower_with_zero":
+        return np.minimum(lo, zero), hi
     lo, hi = np.minimum(lo, zero), np.maximum(hi, zero)
     if scheme.range == "minmax_with_zero":
         return lo, hi
@@ -135,7 +141,8 @@ def _search_clip(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSe
         return _search_slab(x, lo, hi, spec, search, arithmetic)
     slabs = [_search_slab(x[rows], lo[tiles], hi[tiles], spec, search, arithmetic) for rows, tiles in spec.tiling.slabs(x.shape, SLAB)]
     zeros = [slab.zero for slab in slabs if slab.zero is not None]
-    return Grid(scale=np.concatenate([slab.scale for slab in slabs]), zero=np.concatenate(zeros) if zeros else None)
+    scale = np.concatenate([slab.scale for slab in slabs])
+    return Grid(scale=scale, zero=np.concatenate(zeros) if zeros else None, signed=spec.scheme.signed_scale)
 
 
 def _search_slab(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSearch, arithmetic: Arithmetic) -> Grid:
@@ -164,4 +171,4 @@ def _search_slab(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSe
 
 def _merge(take_new: Array, new: Grid, old: Grid) -> Grid:
     zero = None if new.zero is None or old.zero is None else np.where(take_new, new.zero, old.zero)
-    return Grid(scale=np.where(take_new, new.scale, old.scale), zero=zero)
+    return Grid(scale=np.where(take_new, new.scale, old.scale), zero=zero, signed=old.signed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refquant.core.scales import CodedScales
+from refquant.core.scheme import EmptyRule
 from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, NumericalError
@@ -16,6 +17,8 @@ from refquant.numerics.rounding import round_to_integer
 
 RANGE_FLOOR = 1e-5
 SCALE_LIMITS = (1e-5, 1e4)
+SPAN_FLOORS = {"span_floor": RANGE_FLOOR, "span_floor_low": 1e-10}
+EPSILON = 2.0**-23
 WIDE_ZERO_LIMIT = 1e4
 ZERO_LIMIT = 1 << 23
 
@@ -35,6 +38,8 @@ class Grid:
         The scales as codes of their own format; `scale` is what they decode to.
     multiplier : ndarray of the same shape, optional
         What numbers are multiplied by to become codes, where that is not a division by `scale`.
+    signed : bool
+        Whether scales may be negative: a few schemes give the lowest code to the number of largest magnitude, whatever its sign.
 
     Raises
     ------
@@ -46,6 +51,7 @@ class Grid:
     zero: Array | None
     coded: CodedScales | None = None
     multiplier: Array | None = None
+    signed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", read_only(np.asarray(self.scale)))
@@ -53,7 +59,8 @@ class Grid:
             raise InputError(f"a grid's scales have dtype {self.scale.dtype}; allowed are {', '.join(FLOAT_DTYPES)}")
         values = as_float64(self.scale)
         if self.multiplier is None:
-            _refuse(~(np.isfinite(values) & (values > 0)), values, "a grid's scales are positive and finite")
+            sizes, allowed = (np.abs(values), "finite and not 0") if self.signed else (values, "positive and finite")
+            _refuse(~(np.isfinite(values) & (sizes > 0)), values, f"a grid's scales are {allowed}")
         else:
             object.__setattr__(self, "multiplier", read_only(np.asarray(self.multiplier)))
             _refuse(~np.isfinite(values), values, "a grid's scales are finite")
@@ -129,12 +136,16 @@ def grid_from_range(lo: Array, hi: Array, spec: QuantSpec) -> Grid:
     """
     scheme, working = spec.scheme, lo.dtype
     stored = float_dtype(spec.scale_format) if spec.scale_format else working
-    scale = round_scale(_raw_scale(lo, hi, spec), stored, f"scheme {scheme.name}")
+    raw = _raw_scale(lo, hi, spec)
+    scale = round_scale(np.abs(raw) if scheme.signed_scale else raw, stored, f"scheme {scheme.name}")
+    if scheme.signed_scale:
+        scale = np.where(raw < 0, -scale, scale)
     if scheme.zero == "none":
-        return Grid(scale=scale, zero=None)
-    if scheme.zero == "midpoint":
-        middle = 1 << (spec.integers.bits - 1)
-        return Grid(scale=scale, zero=np.full(scale.shape, middle, dtype=spec.integers.dtype))
+        return Grid(scale=scale, zero=None, signed=scheme.signed_scale)
+    if scheme.zero in ("midpoint", "midpoint_low"):
+        middle = (1 << (spec.integers.bits - 1)) - (scheme.zero == "midpoint_low")
+        zero = np.full(scale.shape, middle, dtype=spec.integers.dtype)
+        return Grid(scale=scale, zero=zero, signed=scheme.signed_scale)
     with np.errstate(over="ignore", under="ignore"):
         offset = -lo / scale.astype(working)
     if scheme.zero == "real":
@@ -148,6 +159,8 @@ def grid_from_range(lo: Array, hi: Array, spec: QuantSpec) -> Grid:
     # A range that holds 0 puts the zero point inside the codes by itself, unless the scale was rounded down coarsely: to its stored
     # format, or among subnormal numbers.
     zero = np.clip(round_to_integer(offset) + spec.integers.lo, spec.integers.lo, spec.integers.hi)
+    if scheme.empty == "epsilon_scale":
+        zero = np.where((lo == 0) & (hi == 0), 0, zero)  # there, a NaN that was cast
     return Grid(scale=scale, zero=zero.astype(spec.integers.dtype))
 
 
@@ -162,12 +175,36 @@ def _raw_scale(lo: Array, hi: Array, spec: QuantSpec) -> Array:
             f"the range {float(lo[tile]):g} .. {float(hi[tile]):g} of tile {tile} is wider than {working.name} can hold; "
             "use float64 or rescale"
         )
-    if scheme.empty == "span_floor":
-        span = np.maximum(span, working.type(RANGE_FLOOR))
+    if scheme.empty in SPAN_FLOORS:
+        span = np.maximum(span, working.type(SPAN_FLOORS[scheme.empty]))
+    if scheme.empty == "unit_span":
+        span = np.where(span == 0, working.type(1), span)
     with np.errstate(under="ignore"):
-        scale = span / working.type(spec.scale_divisor)
-    if scheme.empty == "scale_limits":
-        scale = np.clip(scale, working.type(SCALE_LIMITS[0]), working.type(SCALE_LIMITS[1]))
-    if scheme.empty == "unit_scale":
-        scale = np.where(span == 0, working.type(1), scale)
+        if scheme.steps == "each_end":
+            scale = _larger_of_ends(lo, hi, spec)
+        else:
+            scale = span / working.type(spec.scale_divisor)
+    return _with_least_scale(scale, span, scheme.empty, spec.scale_format)
+
+
+def _larger_of_ends(lo: Array, hi: Array, spec: QuantSpec) -> Array:
+    """The scale under which neither end passes its code; for unsigned codes the lower end has none."""
+    upper = hi / hi.dtype.type(spec.integers.hi)
+    return upper if spec.integers.lo == 0 else np.maximum(lo / lo.dtype.type(spec.integers.lo), upper)
+
+
+def _with_least_scale(scale: Array, span: Array, empty: EmptyRule, stored: str | None) -> Array:
+    """The rules that act on a scale and not on the range."""
+    kind = scale.dtype.type
+    least = {"scale_floor": RANGE_FLOOR, "scale_epsilon": EPSILON, "scale_normal": float(np.finfo(scale.dtype).tiny)}.get(empty)
+    if least is not None:
+        # NNCF forgets the sign of what it raises; AutoRound does not, unless the stored scale has become -0.
+        with np.errstate(over="ignore", under="ignore"):
+            negative = (scale if stored is None else scale.astype(float_dtype(stored))) < 0
+        raised = np.where(negative & (empty == "scale_floor"), -kind(least), kind(least))
+        scale = np.where(np.abs(scale) < kind(least), raised, scale)
+    if empty == "scale_limits":
+        scale = np.clip(scale, kind(SCALE_LIMITS[0]), kind(SCALE_LIMITS[1]))
+    if empty in ("unit_scale", "epsilon_scale"):
+        scale = np.where(span == 0, kind(1 if empty == "unit_scale" else EPSILON), scale)
     return np.asarray(scale)

@@ -188,7 +188,8 @@ class QTensor:
     def grid(self) -> Grid:
         """Scale and zero as one object, as far as decoding needs them."""
         raw = self.spec.scales is not None and self.spec.scales.coded_by == "raw"  # nobody divided by these scales: they may have any sign
-        return Grid(scale=self.scale, zero=self.zero, coded=self.coded, multiplier=np.ones(np.shape(self.scale)) if raw else None)
+        unused = np.ones(np.shape(self.scale)) if raw else None
+        return Grid(scale=self.scale, zero=self.zero, coded=self.coded, multiplier=unused, signed=self.spec.scheme.signed_scale)
 
     def dequantize(self, dtype: np.dtype[np.floating] | None = None) -> Array:
         """Return ``scale * (code - zero)``.
@@ -229,8 +230,9 @@ class QTensor:
             bits += self.coded.bits(self.spec.scales)
         else:
             bits += tiles * self.scale.dtype.itemsize * 8
-        if self.zero is not None and self.spec.scheme.zero != "midpoint":
-            bits += tiles * (self.spec.format.bits if self.spec.scheme.zero == "integer" else self.zero.dtype.itemsize * 8)
+        if self.zero is not None and self.spec.scheme.zero not in ("midpoint", "midpoint_low"):
+            inside = self.spec.scheme.zero in ("integer", "integer_first")
+            bits += tiles * (self.spec.format.bits if inside else self.zero.dtype.itemsize * 8)
         if self.permutation is not None:
             bits += self.permutation.size * max(0, self.permutation.size - 1).bit_length()
         return bits

@@ -143,7 +143,7 @@ class QuantSpec:
         if fmt.signed != self.scheme.signed:
             kind = "signed" if self.scheme.signed else "unsigned"
             raise UsageError(f"scheme {self.scheme.name} has {kind} codes; {fmt.name} does not")
-        if self.scheme.steps != "levels" and fmt.bits == 1:
+        if self.scheme.steps not in ("levels", "half_range") and fmt.bits == 1:
             raise UsageError(f"scheme {self.scheme.name} divides by 2^(bits-1) - 1, which is 0 for 1 bit; use at least 2 bits")
         if self.rounding not in list(Rounding):
             raise UsageError(f"unknown rounding {self.rounding!r}; known are {', '.join(Rounding)}")
@@ -159,8 +159,10 @@ class QuantSpec:
         object.__setattr__(self, "rounding", rounding_for(self.format, str(self.rounding)))
 
     def _check_scales(self) -> None:
-        if self.scheme.zero != "none" or self.scheme.reciprocal:
-            raise UsageError(f"nested scales need a scheme that divides and has no zero point, unlike {self.scheme.name}")
+        if self.scheme.zero != "none" or self.scheme.reciprocal or self.scheme.range != "absmax":
+            raise UsageError(
+                f"nested scales need an 'absmax' scheme that divides and has no zero point, unlike {self.scheme.name}"
+            )
         if self.scale_format is not None or self.clip_search is not None:
             raise UsageError("nested scales have a format of their own and are not searched: leave out scale_format and clip_search")
         if isinstance(self.format, IntFormat) and self.scales is not None and self.scales.coded_by != "stored":
@@ -181,11 +183,12 @@ class QuantSpec:
 
     @property
     def scale_divisor(self) -> float:
-        """What the range (``levels``) or its upper end (``half_levels``, ``largest``) is divided by."""
+        """What the range (``levels``) or its upper end (the other rules) is divided by."""
         if self.scheme.steps == "largest":
             return self.format.hi
         bits = self.format.bits
-        return (1 << bits) - 1 if self.scheme.steps == "levels" else (1 << (bits - 1)) - 1
+        half = 1 << (bits - 1)
+        return {"levels": (1 << bits) - 1, "half_range": half}.get(self.scheme.steps, half - 1)
 
     def with_tiling(self, tiling: Tiling) -> QuantSpec:
         """Return the same spec for tiles of another shape."""

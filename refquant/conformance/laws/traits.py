@@ -104,7 +104,7 @@ def _both(first: Promise, second: Promise) -> Promise:
 
 def _symmetric(spec: QuantSpec, integers: IntFormat | None) -> Promise:
     scheme = spec.scheme
-    if scheme.zero == "midpoint":
+    if scheme.zero in ("midpoint", "midpoint_low") or scheme.signed_scale:
         return f"codes of {scheme.name} lie off centre: 2^(b-1) below 0 and 2^(b-1) - 1 above"
     if scheme.zero != "none":
         return f"the zero point of {scheme.name} is rounded, and -x has another"
@@ -116,7 +116,7 @@ def _symmetric(spec: QuantSpec, integers: IntFormat | None) -> Promise:
 
 
 def _scalable(spec: QuantSpec) -> Promise:
-    if spec.scheme.empty in ("span_floor", "scale_limits"):
+    if spec.scheme.empty in ("span_floor", "span_floor_low", "scale_limits", "scale_floor", "scale_epsilon", "scale_normal"):
         return f"scheme {spec.scheme.name} has a floor that acts on every tile of small width"
     if spec.scale_format == "float16":
         return "float16 scales soon leave its normal numbers"

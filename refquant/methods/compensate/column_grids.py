@@ -82,6 +82,7 @@ class ColumnGrids:
             scale=np.concatenate([g.scale for g in self.fitted], axis=1),
             zero=np.concatenate(zeros, axis=1) if zeros else None,
             coded=CodedScales(codes=np.concatenate(coded, axis=1)) if coded else None,
+            signed=self.spec.scheme.signed_scale,
         )
 
     def columns(self) -> tuple[Array, Array | None]:
