@@ -97,7 +97,7 @@ def quantize_model(
     prepared = m
     for rewriter in rewriters:
         prepared = rewriter.prepare(prepared)
-    run = _Run(prepared, recipe, states, rewriters, keeper, workers)
+    run = _Run(prepared, recipe, states, rewriters, keeper, workers, progress)
     for index in range(m.config.n_layers):
         run.quantize_block(index)
         if progress is not None:
@@ -128,7 +128,10 @@ class _Run:
         rewriters: Sequence[Rewriter],
         keeper: Keeper | None,
         workers: Workers,
+        progress: Progress | None,
     ) -> None:
+        self.progress = progress
+        self.total = sum(not is_skipped(recipe, name) for name in m.linears)
         self.keeper, self.workers, self.streamed = keeper, workers, isinstance(m.parameters, StreamedTensors)
         self.original, self.current, self.recipe, self.rewriters = m, m, recipe, rewriters
         self.notes: list[Notes] = []
@@ -240,6 +243,11 @@ class _Run:
         stats = self._statistics(index, left[0]) if left and plan.looks_at_hessian else None
         for result in self.workers(quantize_linear, (self._task(name, stats) for name in left)):
             found[result.record.name] = result
+            if self.progress is not None:
+                done = len(self.records) + sum(name in found for name in names)
+                self.progress(
+                    f"block {index + 1}/{self.original.config.n_layers}, {result.record.name.rpartition('.')[2]}", done, self.total
+                )
             if self.keeper is not None:
                 self.keeper.put(result)
         for name in names:

@@ -6,17 +6,23 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from model import Tokenizer, Transformer
 from refquant.apply.checkpoint import Provenance, input_digest, is_quantized, load_quantized, read_provenance, save_quantized
 from refquant.apply.corpus import CalibrationLine, read_calibration
-from refquant.apply.quantize import QuantizedModel, quantize_model
+from refquant.apply.keeper import Keeper
+from refquant.apply.quantize import QuantizedModel, Workers, quantize_model
 from refquant.apply.recipe import Calibration, Recipe
 from refquant.apply.states import CalibrationSet, calibration_states
+from refquant.apply.work_folder import WorkFolder
 from refquant.errors import InputError, UsageError
+from refquant.numerics import ORDERED
 from refquant.storage import canonical_json, digest
 from refquant.storage.border import telling
 
@@ -46,6 +52,13 @@ class Workbench:
     seed: int
     progress: Progress | None = None
     _states: dict[tuple[Calibration, int | None], CalibrationSet] = field(default_factory=dict)
+    _input: str = ""
+
+    @property
+    def input_digest(self) -> str:
+        """Of the checkpoint; taken once, as it reads all of it. UsageError if the folder is already quantized."""
+        self._input = self._input or input_digest(self.source)
+        return self._input
 
     def states(self, plan: Calibration, tokens: int | None = None) -> CalibrationSet:
         """Calibration states of a plan; the same plan and number of tokens give the same states, drawn once."""
@@ -59,17 +72,42 @@ class Workbench:
             )
         return self._states[key]
 
-    def quantize(self, recipe: Recipe, tokens: int | None = None) -> QuantizedModel:
-        """Quantize the model by a recipe, on `tokens` calibration tokens if a number is given."""
+    def quantize(self, recipe: Recipe, tokens: int | None = None, keeper: Keeper | None = None, workers: Workers = map) -> QuantizedModel:
+        """Quantize the model by a recipe, on `tokens` calibration tokens if a number is given; the rest as :func:`quantize_model`."""
         found = self.states(recipe.calibration, tokens) if recipe.needs_calibration else CalibrationSet(states=())
-        return quantize_model(self.model, recipe, found.states, self.progress)
+        return quantize_model(self.model, recipe, found.states, self.progress, keeper=keeper, workers=workers)
+
+    def work_folder(self, out: Path, recipe: Recipe, *, resume: bool, stop: Callable[[], bool] = lambda: False) -> WorkFolder:
+        """The work of :meth:`quantize` on an output folder, begun or gone on with; errors as of :class:`WorkFolder`."""
+        return WorkFolder(out, self.header(recipe), resume=resume, recipe_digest=recipe.digest(), stop=stop)
+
+    def header(self, recipe: Recipe) -> dict[str, Any]:
+        """What decides the bytes of a result, as plain JSON values: a run that is resumed must agree with it in everything.
+
+        Beside what :meth:`run_digest` sees there are the versions of programs and, in the fast lane, the BLAS and its threads.
+        """
+        plan = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "description")}
+        return {
+            "recipe": plan,
+            "input_digest": self.input_digest,
+            "calibration_lines": digest(canonical_json(self._plain_lines())) if recipe.needs_calibration else "",
+            "seed": self.seed,
+            "dtype": self.model.dtype.name,
+            "lane": self.model.arithmetic.name,
+            "refquant": version("refquant"),
+            "numpy": np.__version__,
+            "blas": [] if self.model.arithmetic.name == ORDERED.name else _blas(),
+        }
+
+    def _plain_lines(self) -> list[Any]:
+        return [[list(line.prompt), None if line.response is None else list(line.response), line.cut] for line in self.lines]
 
     def provenance(self, recipe: Recipe, tokens: int | None = None) -> Provenance:
         """Where the result of :meth:`quantize` with the same arguments comes from."""
         states = self.states(recipe.calibration, tokens).states if recipe.needs_calibration else ()
         calibration = digest(canonical_json([[s.ids.tolist(), s.final_ids.tolist()] for s in states])) if states else ""
         return Provenance(
-            input_digest=input_digest(self.source),
+            input_digest=self.input_digest,
             calibration_digest=calibration,
             seed=self.seed,
             run_digest=self.run_digest(recipe, tokens),
@@ -80,11 +118,16 @@ class Workbench:
 
         That is recipe, input, calibration lines, seed, a limit of tokens, and the dtype and arithmetic that the model computes in.
         """
-        lines = [[list(line.prompt), None if line.response is None else list(line.response), line.cut] for line in self.lines]
-        data = canonical_json(lines) if recipe.needs_calibration else ""
+        data = canonical_json(self._plain_lines()) if recipe.needs_calibration else ""
         limit = tokens if recipe.needs_calibration else None
         computing = [self.model.dtype.name, self.model.arithmetic.name]
-        return digest(canonical_json([recipe.digest(), input_digest(self.source), digest(data), self.seed, limit, *computing]))
+        return digest(canonical_json([recipe.digest(), self.input_digest, digest(data), self.seed, limit, *computing]))
+
+
+def _blas() -> list[list[Any]]:
+    """Kernel and threads of each BLAS that is loaded, in a fixed order."""
+    found = [[one["internal_api"], one.get("version"), one.get("architecture"), one["num_threads"]] for one in threadpool_info()]
+    return sorted(found, key=str)
 
 
 def open_workbench(source: Path, model: Transformer, calibration: Path | None, seed: int, progress: Progress | None = None) -> Workbench:
@@ -131,17 +174,22 @@ def check_output(path: Path, run_digest: str) -> QuantizedModel | None:
     InputError
         If something else is there, or a folder that is damaged.
     """
+    return load_quantized(path) if is_there(path, run_digest) else None
+
+
+def is_there(path: Path, run_digest: str) -> bool:
+    """Whether the result of the identical run stands at `path`, by its own word; errors as :func:`check_output`."""
     if not path.exists() and not path.is_symlink():
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path}: the folder {path.absolute().parent} does not exist")
-        return None
+        return False
     if not is_quantized(path):
         raise InputError(f"{path} exists and is not a quantized folder; choose another --out or remove it")
     if read_provenance(path).run_digest != run_digest:
         raise InputError(
             f"{path} holds the result of another run (recipe, input, calibration, seed or lane differ); choose another --out or remove it"
         )
-    return load_quantized(path)
+    return True
 
 
 def check_writable(path: Path) -> None:

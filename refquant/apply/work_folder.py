@@ -15,6 +15,7 @@ says that a shard holds it. A process may be killed between any two of these ste
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ from refquant.apply.quantized import LinearRecord, QuantizedModel
 from refquant.apply.saving import FilledShard, Provenance, ShardLog, WeightOnDisk, fill_folder, gather_groups, weight_entry
 from refquant.errors import InputError, UsageError
 from refquant.numerics.arrays import Array
-from refquant.storage import Journal, TensorSource, locked, open_file, write_streamed
+from refquant.storage import Journal, TensorSource, canonical_json, locked, open_file, write_streamed
 from refquant.storage.atomic import finish_directory
 from refquant.storage.border import telling
 from refquant.storage.header import DTYPES
@@ -82,7 +83,7 @@ class WorkFolder:
     def __init__(
         self, out: Path, header: Mapping[str, Any], *, resume: bool, recipe_digest: str, stop: Callable[[], bool] = lambda: False
     ) -> None:
-        self.out, self.path, self.header = out, partial_of(out), msgspec.to_builtins(dict(header))
+        self.out, self.path, self.header = out, partial_of(out), json.loads(canonical_json(dict(header)))
         self._resume, self._recipe, self._stop = resume, recipe_digest, stop
         self._open = ExitStack()
 

@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from refquant.report.numbers import duration
+from refquant.storage import canonical_json
 
 LINE_EVERY = 5.0
 """Seconds between two lines in a pipe."""
@@ -20,8 +21,8 @@ LINE_EVERY = 5.0
 class Progress:
     """Stages one after the other, each with an expected share of the work.
 
-    An instance is what :mod:`refquant.apply` calls with what is done, how much, of how much. ``"blocks"`` belong to the stage that was
-    begun last; any other name that is a stage begins it.
+    An instance is what :mod:`refquant.apply` calls with what is done, how much, of how much. A name that is a stage begins it; any other
+    is a step of the stage that was begun last.
 
     Parameters
     ----------
@@ -30,11 +31,17 @@ class Progress:
     console : Console
     clock : callable
         Seconds.
+    events : bool
+        Whether a line in a pipe is a JSON object.
     """
 
-    def __init__(self, costs: Mapping[str, float], console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, costs: Mapping[str, float], console: Console, clock: Callable[[], float] = time.monotonic, events: bool = False
+    ) -> None:
         self.costs, self.console, self.clock = dict(costs), console, clock
-        self.stage, self.inside = "", ""
+        self.stage, self.inside, self.step = "", "", ""
+        self.tokens = 0  # of calibration, once they are known
+        self.events = events
         self.part = 0.0
         self.finished = 0.0  # cost of the stages left behind
         self.began = clock()
@@ -64,13 +71,14 @@ class Progress:
             return
         names = list(self.costs)
         self.finished = sum(self.costs[name] for name in names[: names.index(stage)]) if stage in self.costs else self.finished
-        self.stage, self.inside, self.part = stage, "", 0.0
+        self.stage, self.inside, self.step, self.part = stage, "", "", 0.0
         self._tell()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Take news from the work."""
         if what != self.stage and what in self.costs:
             self.begin(what)
+        self.step = "" if what in (self.stage, "blocks") else what
         self.inside, self.part = f"{done}/{total}", done / total if total else 1.0
         self._tell()
 
@@ -91,13 +99,29 @@ class Progress:
         return ", ".join(part for part in (duration(self.seconds), self.left()) if part)
 
     def _tell(self) -> None:
+        where = f"{self.stage} {self.inside}".strip() + (f" ({self.step})" if self.step else "")
         if self.bar is not None:
-            task = self.bar.task_ids[0]
-            self.bar.update(task, completed=self.fraction, description=f"{self.stage} {self.inside}".strip())
+            self.bar.update(self.bar.task_ids[0], completed=self.fraction, description=where)
         elif self.clock() - self.last_line >= LINE_EVERY:
             self.last_line = self.clock()
-            where = f"{self.stage} {self.inside}".strip()
-            self.console.print(f"[{100 * self.fraction:3.0f}%] {where}, {self.times()}", markup=False, soft_wrap=True)
+            tokens = f", {self.tokens} tokens" if self.tokens else ""
+            line = self._event() if self.events else f"[{100 * self.fraction:3.0f}%] {where}{tokens}, {self.times()}"
+            self.console.print(line, markup=False, soft_wrap=True)
+
+    def _event(self) -> str:
+        """The same as a JSON object; times in seconds, ``left`` null until there is something to judge by."""
+        left = self.seconds * (1 / self.fraction - 1) if self.left() else None
+        found = {
+            "event": "progress",
+            "stage": self.stage,
+            "step": self.step,
+            "at": self.inside,
+            "fraction": round(self.fraction, 4),
+            "tokens": self.tokens,
+            "elapsed": round(self.seconds, 1),
+            "left": None if left is None else round(left, 1),
+        }
+        return canonical_json(found)
 
 
 class _Times(ProgressColumn):

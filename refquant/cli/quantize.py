@@ -11,14 +11,15 @@ from typing import Any
 import click
 
 import model
-from refquant.apply.checkpoint import input_digest
+from refquant.apply.checkpoint import is_quantized
 from refquant.apply.description import read_description
 from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes
 from refquant.apply.experts import coverage
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe, find_recipe
 from refquant.apply.reload import check_reload
-from refquant.apply.run import Workbench, check_output, check_writable, default_folder, open_workbench, save_run
+from refquant.apply.run import Workbench, check_output, check_writable, default_folder, is_there, open_workbench
+from refquant.apply.work_folder import sweep
 from refquant.cli.evaluating import (
     REFERENCE,
     calm_blas,
@@ -32,7 +33,9 @@ from refquant.cli.evaluating import (
 )
 from refquant.cli.progress import Progress
 from refquant.cli.rows import QuantizedRow, footprint_json, quantize_rows, recipe_rows, row_json
+from refquant.cli.streamed import execute_streamed
 from refquant.cli.streams import show, show_json, talk, talk_console
+from refquant.cli.working import working
 from refquant.errors import UsageError
 from refquant.numerics import LANES, Arithmetic
 from refquant.report.footprint import full_footprint
@@ -50,6 +53,8 @@ Examples:
   refquant quantize --recipe gptq-w4a4 --dry-run
   refquant quantize --recipe w3 --out w3-folder --quick
   refquant quantize --recipe rtn-w4a16 --out rtn-folder --no-compare --format json
+  refquant quantize LLaDA-8B-Base --recipe rtn-w4a16 --out llada-4bit --stream
+  refquant quantize LLaDA-8B-Base --recipe rtn-w4a16 --out llada-4bit --stream --resume
   refquant quantize --recipe w3 --out same-everywhere --no-compare --quick --lane ordered
 """
 
@@ -66,6 +71,7 @@ class _Run:
     calibration: Path | None
     folder: Path
     run_digest: str
+    exists: bool
     existing: QuantizedModel | None
     data: EvaluationSet | None
     sizes: Sizes
@@ -79,6 +85,8 @@ class _Run:
 @click.option("--samples", type=click.IntRange(min=1), help="Calibration sequences, in the place of the recipe's number.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; compute nothing, write nothing.")
 @click.option("--no-compare", is_flag=True, help="Quantize and save, without baselines and tables.")
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted run left in OUT.partial.")
+@click.option("--stream", is_flag=True, help="Hold about one block of the model at a time; implies --no-compare.")
 @evaluation_options
 def command(
     model_dir: Path | None,
@@ -88,6 +96,8 @@ def command(
     samples: int | None,
     dry_run: bool,
     no_compare: bool,
+    resume: bool,
+    stream: bool,
     texts: Path | None,
     full: bool,
     quick: bool,
@@ -101,16 +111,20 @@ def command(
     """
     sizes = chosen_sizes(full, quick)
     recipe = _adapted(find_recipe(recipe_name), samples, quick)
-    source, wanted = source_folder(model_dir), None if no_compare else sizes
-    run = _prepare(source, LANES[lane], recipe, calibration, seed, out, wanted, texts, compare=not no_compare)
+    compare = not (no_compare or stream)
+    source, wanted = source_folder(model_dir), sizes if compare else None
+    run = _prepare(source, LANES[lane], recipe, calibration, seed, out, wanted, texts, compare, stream)
     if dry_run:
         stored = open_checkpoint(run.bench.source)
-        plan = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.existing is not None)
+        plan = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.exists)
         show_json(plan_json(*plan)) if form == "json" else show(plan_parts(*plan))
         return
-    if run.existing is None:
+    if not run.exists:
         check_writable(run.folder)
-    _execute(run, seed, form)
+    if stream:
+        execute_streamed(run.bench, run.recipe, run.folder, run.exists, resume, form)
+    else:
+        _execute(run, seed, resume, form)
 
 
 def _adapted(recipe: Recipe, samples: int | None, quick: bool) -> Recipe:
@@ -130,21 +144,24 @@ def _prepare(
     sizes: Sizes | None,
     texts: Path | None,
     compare: bool,
+    stream: bool,
 ) -> _Run:
     """Read and check everything; whatever the user got wrong shows here, before the first minute of work."""
     open_checkpoint(source)  # says what is wrong with a path before anything else is looked for in it
-    input_digest(source)  # refuses a quantized folder
+    if is_quantized(source):
+        raise UsageError(f"{source} is already quantized; quantize a full-precision checkpoint")
     if calibration is None and (source / CALIBRATION_FILE).is_file():
         calibration = source / CALIBRATION_FILE
     if calibration is None and recipe.needs_calibration:
         raise UsageError(
             f"recipe {recipe.name} needs calibration data and {source} holds no {CALIBRATION_FILE}; name a file with --calibration"
         )
-    bench = open_workbench(source, model.load(source, arithmetic=lane), calibration, seed)
+    bench = open_workbench(source, model.load(source, arithmetic=lane, stream=stream), calibration, seed)
     own, rows, left_out = recipe_rows(recipe, compare, calibrated=bool(bench.lines))
     run_digest = bench.run_digest(recipe)
     folder = default_folder(recipe, run_digest) if out is None else out
-    existing = check_output(folder, run_digest)
+    exists = is_there(folder, run_digest)
+    existing = check_output(folder, run_digest) if exists and not stream else None
     data = None if sizes is None else held_out(source, texts)
     return _Run(
         bench=bench,
@@ -155,13 +172,14 @@ def _prepare(
         calibration=calibration,
         folder=folder,
         run_digest=run_digest,
+        exists=exists,
         existing=existing,
         data=data,
         sizes=sizes or Sizes(),
     )
 
 
-def _execute(run: _Run, seed: int, form: str) -> None:
+def _execute(run: _Run, seed: int, resume: bool, form: str) -> None:
     compare = len(run.rows) > 1 or run.data is not None
     if run.existing is not None:
         talk(f"{run.folder} holds this very run, complete and verified; it is used as it is")
@@ -170,14 +188,18 @@ def _execute(run: _Run, seed: int, form: str) -> None:
     if compare and run.data is None:
         talk(f"{run.bench.source} holds no held-out texts (eval.jsonl): no table; name a file with --texts")
     rows = run.rows if run.data is not None else {run.own: run.recipe}
-    with calm_blas(run.bench.model), Progress(_costs(run, rows), talk_console()) as progress:
+    with calm_blas(run.bench.model), Progress(_costs(run, rows), talk_console(), events=form == "json") as progress:
         run.bench.progress = progress
-        done = quantize_rows(run.bench, rows, run.own, run.existing, progress)
-        quantized = done[run.own].quantized
-        progress.begin("save and reload")
-        if run.existing is None:
-            save_run(run.folder, run.bench, quantized)
-        logits = check_reload(run.bench.model, quantized, run.folder)
+        if run.existing is not None:
+            sweep(run.folder)
+            done = quantize_rows(run.bench, rows, run.own, run.existing, progress)
+            progress.begin("save and reload")
+        else:
+            with working(run.bench, run.recipe, run.folder, resume) as keeping:
+                done = quantize_rows(run.bench, rows, run.own, None, progress, keeping)
+                progress.begin("save and reload")
+                keeping[0].finish(run.bench.source, done[run.own].quantized, run.bench.provenance(run.recipe))
+        logits = check_reload(run.bench.model, done[run.own].quantized, run.folder)
         evaluation = _evaluation(run, done, seed, progress)
     talk(f"done in {duration(progress.seconds)}")
     _print(run, done, evaluation, logits, seed, form)
@@ -214,7 +236,7 @@ def _print(run: _Run, rows: dict[str, QuantizedRow], evaluation: Evaluation | No
             "seed": seed,
             "lane": run.bench.model.arithmetic.name,
             "own_row": run.own,
-            "reference": {"size": footprint_json(reference), "input_digest": input_digest(run.bench.source)},
+            "reference": {"size": footprint_json(reference), "input_digest": run.bench.input_digest},
             "rows": {label: row_json(row) for label, row in rows.items()},
             "evaluation": None if evaluation is None else json.loads(evaluation.to_json()),
             "folder": str(run.folder),

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refquant.apply.keeper import Keeper
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe
 from refquant.apply.run import Workbench, comparison
+from refquant.cli.interruption import Interruption
 from refquant.cli.progress import Progress
 from refquant.report.footprint import Footprint, quantized_footprint
 from refquant.report.tables import CalibrationUse
@@ -50,7 +52,12 @@ def recipe_rows(recipe: Recipe, compare: bool, calibrated: bool) -> tuple[str, d
 
 
 def quantize_rows(
-    bench: Workbench, rows: Mapping[str, Recipe], own: str, existing: QuantizedModel | None, progress: Progress
+    bench: Workbench,
+    rows: Mapping[str, Recipe],
+    own: str,
+    existing: QuantizedModel | None,
+    progress: Progress,
+    keeping: tuple[Keeper, Interruption] | None = None,
 ) -> dict[str, QuantizedRow]:
     """Quantize every row; the recipe's own is taken as it is if it exists already.
 
@@ -63,6 +70,8 @@ def quantize_rows(
     existing : QuantizedModel or None
     progress : Progress
         With a stage ``quantize LABEL`` for each row that is quantized here.
+    keeping : tuple of Keeper and Interruption, optional
+        Takes the linears of the recipe's own row, and decides when Ctrl-C ends it.
     """
     stored, linears = open_checkpoint(bench.source), tuple(bench.model.linears)
     found = {}
@@ -75,7 +84,12 @@ def quantize_rows(
             if recipe.needs_calibration:
                 bench.states(recipe.calibration, limit)  # rollouts are a stage of their own
             progress.begin(f"quantize {label}")
-            quantized = bench.quantize(recipe, limit)
+            progress.tokens = bench.states(recipe.calibration, limit).tokens if recipe.needs_calibration else 0
+            if label == own and keeping is not None:
+                with keeping[1].deferred():
+                    quantized = bench.quantize(recipe, limit, keeping[0])
+            else:
+                quantized = bench.quantize(recipe, limit)
         found[label] = QuantizedRow(
             quantized=quantized,
             footprint=quantized_footprint(stored, quantized, linears),
