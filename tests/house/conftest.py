@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOPS = ("refquant", "model", "tests", "tools", "benchmarks", "docs", "golden", ".ci")
+TOPS = ("refquant", "model", "tests", "tools", "benchmarks", "examples", "docs", "golden", ".ci")
 
 
 @dataclass(frozen=True)
