@@ -77,5 +77,6 @@ def test_samples_of_streams_are_those_of_the_oracle(operation):
         inputs = {part: np.concatenate([stream.make(row, row + 1)[part] for row in rows]) for part in [declared.inputs[0].name]}
         (found,) = declared.reference(inputs, stream.parameters).values()
         (given,) = inputs.values()
-        expected = encoded(given, stream.parameters) if operation == "format.encode" else decoded(given, find_format(stream.parameters["format"]))
+        fmt = find_format(stream.parameters["format"])
+        expected = encoded(given, stream.parameters) if operation == "format.encode" else decoded(given, fmt)
         assert np.array_equal(found, expected), stream.slug

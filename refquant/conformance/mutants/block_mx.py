@@ -68,7 +68,7 @@ def _exponent(top: float, element: str, rule: str, fault: str) -> int:
         case "rceil":
             found = low - emax + (fraction > float(np.frexp(hi)[0]))
         case _:
-            found = low - emax + (fraction >= 1 - 0.5 ** (bits + 2))
+            found = low - emax + (fraction >= 1 - 0.5 / (2 << bits))
     found += fault == "off_by_one"
     if fault == "exponent_wraps":
         return int((found + 127) % 256 - 127)

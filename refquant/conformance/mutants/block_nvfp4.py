@@ -78,7 +78,7 @@ def quantize(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapp
 def _scale_codes(ratio: Array, tops: Array, program: str, fault: str) -> Array:
     rule = {"scale_truncated": "trunc", "scale_half_away": "half_away"}.get(fault, "half_even")
     least = program == "nvfp4_torchao" and fault != "least_left_out"
-    codes = _e4m3(np.maximum(ratio, np.float32(2.0**-6)) if least or fault == "subnormal_scale_flushed" else ratio, rule)
+    codes = _e4m3(np.maximum(ratio, np.float32(1 / 64)) if least or fault == "subnormal_scale_flushed" else ratio, rule)
     if fault != "zero_scale":
         small = _e4m3(np.array([0.125]))[0] if program == "nvfp4_compressed_tensors" else np.uint8(1)
         codes = np.where(codes == 0, small, codes)

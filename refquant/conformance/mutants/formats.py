@@ -101,7 +101,7 @@ def encode(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mappin
 
 
 def _integers(x: Array, fmt: IntFormat, rule: str, fault: str) -> Array:
-    large = np.clip(x, -(2.0**40), 2.0**40)
+    large = np.clip(x, -float(1 << 40), float(1 << 40))
     whole = np.copysign(_rounded(np.abs(large), rule, large < 0), large).astype(np.int64)
     if fault == "narrow_wraps":
         whole = (whole + (1 << fmt.bits - 1) * fmt.signed) % (1 << fmt.bits) - (1 << fmt.bits - 1) * fmt.signed
@@ -148,7 +148,7 @@ def _floats(x: Array, fmt: FloatFormat, rule: str, overflow: str, fault: str) ->
     overflowing = outside & ~(inward & finite)
     codes = _code(np.minimum(value, top), fmt, lowest, bias)
     if fault == "wraps":
-        codes = np.where(outside & finite, _code(np.minimum(value, 2.0**200), fmt, lowest, bias) % (1 << fmt.bits), codes)
+        codes = np.where(outside & finite, _code(np.minimum(value, float(1 << 200)), fmt, lowest, bias) % (1 << fmt.bits), codes)
     below = negative & (x < 0) if fmt.lowest != "normal" else negative | (x == 0)
     return _signed(codes, x, fmt, overflowing, negative, below & ~np.isnan(x), overflow, fault)
 

@@ -18,6 +18,7 @@ from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.oracle import BINARY32, BINARY64
 from refquant.oracle.blocks import quantize_mx
+from refquant.oracle.ieee import floor_log2
 
 NAME = "block.mx"
 BLOCK = 8
@@ -52,7 +53,7 @@ def by_oracle(x: Array, parameters: Parameters) -> dict[str, Array]:
             exact = [Fraction(float(number)) for number in line[start : start + width]]
             coded = quantize_mx(exact, element, parameters["rule"], rounded)
             codes[place] = coded.codes
-            exponents[row, block] = 127 + round(math.log2(coded.scale))
+            exponents[row, block] = 127 + floor_log2(coded.scale)
             values[place] = [float(number) for number in coded.values]
     if isinstance(element, FloatFormat):  # fractions have no sign of zero: floating-point elements keep it
         codes[(x == 0) & np.signbit(x)] = element.negative_zero_code
@@ -69,15 +70,15 @@ def _ramp(size: float, count: int) -> list[float]:
 def _rows(element: str) -> dict[str, tuple[tuple[str, ...], list[list[float]]]]:
     """Flags and rows by slug; two rows each."""
     top, single = ELEMENTS[element], np.float32
-    emax = math.floor(math.log2(top))
+    emax = floor_log2(Fraction(top))
 
     def beside(number: float) -> list[float]:
         exact = single(number)
         return [float(np.nextafter(exact, single(0))), float(exact), float(np.nextafter(exact, single(np.inf)))]
 
-    turns = [turn for k in (-9, 0, 6) for turn in (*beside(2.0**k), *beside(top * 2.0 ** (k - emax)))]
-    even = [turn for k in (-3, 2) for turn in beside(2.0**k * (2 - 2.0 ** -(3 if element != "e2m1" else 2)))]
-    fine = [turn for bits in (2, 3, 4) for turn in beside(2.0 * (1 - 2.0 ** -(bits + 1)))]
+    turns = [turn for k in (-9, 0, 6) for turn in (*beside(math.ldexp(1.0, k)), *beside(math.ldexp(top, k - emax)))]
+    even = [turn for k in (-3, 2) for turn in beside(math.ldexp(2 - (0.125 if element != "e2m1" else 0.25), k))]
+    fine = [turn for bits in (2, 3, 4) for turn in beside(2.0 * (1 - math.ldexp(1.0, -bits - 1)))]
     ties = [(0.5 + i % 3) / 4 * (-1 if i % 2 else 1) for i in range(BLOCK - 1)]
     return {
         "ordinary": (("ordinary", "negative"), [_ramp(1.3, 64), _ramp(0.011, 64)]),
@@ -85,7 +86,7 @@ def _rows(element: str) -> dict[str, tuple[tuple[str, ...], list[list[float]]]]:
         "turns-even": (("shared-exponent",), [_padded(even), _padded(even[::-1])]),
         "turns-mantissa": (("shared-exponent",), [_padded(fine[:6]), _padded(fine[3:])]),
         "ties": (("tie", "negative-zero"), [[2.0**emax, *ties], [2.0**emax, *(-0.0 if i % 4 == 0 else t / 2 for i, t in enumerate(ties))]]),
-        "saturating": (("saturation", "negative"), [_ramp(1.97 * 2.0**3, BLOCK), [-1.99, 1.99] * (BLOCK // 2)]),
+        "saturating": (("saturation", "negative"), [_ramp(1.97 * 8.0, BLOCK), [-1.99, 1.99] * (BLOCK // 2)]),
         "zeros": (("zero-range",), [[0.0] * BLOCK + _ramp(3.0, BLOCK), _ramp(0.4, BLOCK) + [0.0] * BLOCK]),
         "ragged": (("ragged-group",), [_ramp(5.0, BLOCK) + _ramp(0.07, 5), _ramp(0.2, BLOCK) + _ramp(11.0, 5)]),
         "blocks": (
@@ -93,8 +94,11 @@ def _rows(element: str) -> dict[str, tuple[tuple[str, ...], list[list[float]]]]:
             [_ramp(1.0, BLOCK) + _ramp(300.0, BLOCK) + _ramp(0.01, BLOCK), _ramp(70.0, BLOCK) + _ramp(0.3, BLOCK) + _ramp(2.0, BLOCK)],
         ),
         "positive": (("one-sided",), [[abs(v) for v in _ramp(1.3, BLOCK)], [-abs(v) for v in _ramp(0.8, BLOCK)]]),
-        "smallest": (("exponent-limit", "subnormal-scale", "tiny"), [_ramp(2.0**-127, BLOCK), _ramp(2.0**-140, BLOCK)]),
-        "largest": (("exponent-limit",), [_ramp(2.0**126 * 1.0625, BLOCK), _ramp(2.0**125, BLOCK)]),
+        "smallest": (
+            ("exponent-limit", "subnormal-scale", "tiny"),
+            [_ramp(math.ldexp(1.0, -127), BLOCK), _ramp(math.ldexp(1.0, -140), BLOCK)],
+        ),
+        "largest": (("exponent-limit",), [_ramp(math.ldexp(1.0625, 126), BLOCK), _ramp(math.ldexp(1.0, 125), BLOCK)]),
     }
 
 

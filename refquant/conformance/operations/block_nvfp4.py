@@ -83,7 +83,7 @@ def _ramp(size: float, count: int = BLOCK) -> list[float]:
 
 
 def _rows() -> dict[str, tuple[tuple[str, ...], list[list[float]]]]:
-    scale_ties = [6 * float((1 + Fraction(2 * k + 1, 16)) * 2 ** (k - 4)) for k in range(8)]
+    scale_ties = [6 * float((1 + Fraction(2 * k + 1, 16)) * (1 << k) / 16) for k in range(8)]
     near = [float(np.nextafter(np.float32(t), np.float32(end))) for t in scale_ties for end in (0, np.inf)]
     steps = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
     return {

@@ -109,7 +109,7 @@ def _around_the_ends(fmt: Format) -> Array:
     below = [-number for number in above]
     if isinstance(fmt, IntFormat) and fmt.signed:
         below = [bottom - step * k for k in (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 16)]
-    points = np.array([*above, *below, -top - 1, -1.0, -0.5, -(2.0**-30)])
+    points = np.array([*above, *below, -top - 1, -1.0, -0.5, -math.ldexp(1.0, -30)])
     return np.concatenate([points.astype(np.float32), _beside(points, np.float32)])
 
 
@@ -136,7 +136,7 @@ def _of_floats(
 ) -> Iterator[_Numbers]:
     yield _Numbers("near-ties", ("near-tie", *sign), _beside(middles, np.float32))
     yield _Numbers("near-ties-f64", ("near-tie", *sign), _beside(middles, np.float64))
-    half = np.abs(values[np.abs(values) < 2.0**15]).astype(np.float16)
+    half = np.abs(values[np.abs(values) < 32768]).astype(np.float16)
     half = half[half > 0][:40]
     if len(half):
         yield _Numbers("f16", ("ordinary",), np.concatenate([half, np.nextafter(half, np.float16(0))]))
@@ -153,7 +153,7 @@ def _of_floats(
             yield _Numbers(f"zeros-{policy}", flags, tiny.astype(np.float32), overflow=policy)
     powers = values[(values > 0) & (np.frexp(values)[0] == 0.5)][1:]
     below = np.nextafter(powers.astype(np.float32), np.float32(0))
-    nearer = (powers * (1 - 2.0 ** -(fmt.mantissa_bits + 2))).astype(np.float32)  # the tie below each power
+    nearer = (powers * (1 - math.ldexp(1.0, -fmt.mantissa_bits - 2))).astype(np.float32)  # the tie below each power
     if len(powers):
         whole = np.concatenate([below, nearer, np.nextafter(nearer, np.float32(0)), np.nextafter(nearer, np.float32(np.inf))])
         yield _Numbers("binades", ("binade",), whole if not fmt.signed else np.concatenate([whole, -whole[::3]]))
