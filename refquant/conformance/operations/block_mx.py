@@ -71,6 +71,7 @@ def _rows(element: str) -> dict[str, tuple[tuple[str, ...], list[list[float]]]]:
     """Flags and rows by slug; two rows each."""
     top, single = ELEMENTS[element], np.float32
     emax = floor_log2(Fraction(top))
+    peak = math.ldexp(1.0, emax)
 
     def beside(number: float) -> list[float]:
         exact = single(number)
@@ -85,7 +86,7 @@ def _rows(element: str) -> dict[str, tuple[tuple[str, ...], list[list[float]]]]:
         "turns": (("shared-exponent",), [_padded(turns[: len(turns) // 2]), _padded(turns[len(turns) // 2 :])]),
         "turns-even": (("shared-exponent",), [_padded(even), _padded(even[::-1])]),
         "turns-mantissa": (("shared-exponent",), [_padded(fine[:6]), _padded(fine[3:])]),
-        "ties": (("tie", "negative-zero"), [[2.0**emax, *ties], [2.0**emax, *(-0.0 if i % 4 == 0 else t / 2 for i, t in enumerate(ties))]]),
+        "ties": (("tie", "negative-zero"), [[peak, *ties], [peak, *(-0.0 if i % 4 == 0 else t / 2 for i, t in enumerate(ties))]]),
         "saturating": (("saturation", "negative"), [_ramp(1.97 * 8.0, BLOCK), [-1.99, 1.99] * (BLOCK // 2)]),
         "zeros": (("zero-range",), [[0.0] * BLOCK + _ramp(3.0, BLOCK), _ramp(0.4, BLOCK) + [0.0] * BLOCK]),
         "ragged": (("ragged-group",), [_ramp(5.0, BLOCK) + _ramp(0.07, 5), _ramp(0.2, BLOCK) + _ramp(11.0, 5)]),
