@@ -32,7 +32,7 @@ from refquant.layout.gguf.tensor import GgufTensor
 from refquant.layout.gguf.types import find_block_type
 from refquant.numerics.arrays import Array
 
-SMALLEST = np.float16(2.0**-24)
+SMALLEST = np.finfo(np.float16).smallest_subnormal
 _HALVES = {4: "Q4_0", 5: "Q5_0"}
 _GRIDS = {"q6_k_grid": "Q6_K", "q3_k_grid": "Q3_K"}
 
