@@ -119,6 +119,20 @@ def quarot(
     ------
     UsageError
         If an option is unknown, the network cannot be rotated, or a size has no Hadamard matrix.
+
+    Examples
+    --------
+    R1 folds all norms and rotates the stream inside the weights; R4 is applied at run time, once a block:
+
+    >>> import model
+    >>> import numpy as np
+    >>> from refquant.apply.rotating import network_of
+    >>> network = network_of(model.embedded().architecture)
+    >>> stream = quarot(network, np.random.default_rng(0), rotations=("R1",))
+    >>> len(stream.steps) == len(network.norms) + 1, len(stream.online)
+    (True, 0)
+    >>> len(quarot(network, np.random.default_rng(0), rotations=("R4",)).online) == len(network.blocks)
+    True
     """
     unknown = [name for name in rotations if name not in get_args(Rotation)]
     if unknown or not rotations or len(set(rotations)) < len(rotations):

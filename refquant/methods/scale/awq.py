@@ -232,6 +232,21 @@ def awq(
         Of the site's searched linears.
     spec, outputs, candidates, scaling, token_weights, arithmetic
         As in :func:`search_factors`, and so are the errors; `outputs` gets weights in the order of ``site.searched``.
+
+    Examples
+    --------
+    One channel of the inputs is large, so the search protects the weights that meet it:
+
+    >>> import numpy as np
+    >>> import refquant as rq
+    >>> rng = np.random.default_rng(0)
+    >>> x, weight = rng.standard_normal((64, 16)), rng.standard_normal((8, 16))
+    >>> x[:, 3] *= 30
+    >>> site = ScaleSite(place="attn_in", searched=("q",), consumers=("q",), producer="norm")
+    >>> found = awq(site, x, {"q": weight}, rq.spec("int4", group_size=8, scheme="asym_minmax"))
+    >>> factors = found.steps[0].transform.factors
+    >>> int(np.argmax(factors)), 0 < found.notes["q"] <= 1
+    (3, True)
     """
     found = search_factors(
         x,
