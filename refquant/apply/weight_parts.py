@@ -12,7 +12,7 @@ from refquant.core.binary_tensor import MOST_ORDERS
 from refquant.core.block_formats import BLOCK_FORMATS
 from refquant.errors import UsageError
 from refquant.methods.codebook.lloyd_max import MOST_BITS, lloyd_max_spec
-from refquant.methods.compensate.gptq import PRESETS, QUIRKS
+from refquant.methods.compensate.gptq_inputs import PRESETS, QUIRKS
 
 Bits = Annotated[int, Meta(ge=1, le=16)]
 Count = Annotated[int, Meta(ge=1)]

@@ -92,6 +92,17 @@ class Arithmetic(ABC):
     def inverse_lower(self, lower: Array) -> Array:
         """Inverse of a lower triangular matrix with a non-zero diagonal."""
 
+    def cholesky_in_place(self, h: Array) -> Array:
+        """:meth:`cholesky` for whoever has no more use for `h`, a float64 matrix in Fortran order: the result may lie in its memory.
+
+        After a failure the strict upper triangle of `h` is what it was.
+        """
+        return self.cholesky(h)
+
+    def inverse_lower_in_place(self, lower: Array) -> Array:
+        """:meth:`inverse_lower` likewise."""
+        return self.inverse_lower(lower)
+
     def softmax(self, x: Array, axis: int = -1) -> Array:
         """Softmax along `axis`: ``exp(x - max) / sum``, in the dtype of `x`."""
         shifted = self.exp(x - np.max(x, axis=axis, keepdims=True))
@@ -159,6 +170,22 @@ class FastArithmetic(Arithmetic):
     def inverse_lower(self, lower: Array) -> Array:
         """Triangular inverse by LAPACK's ``trtri``."""
         inverse, info = scipy.linalg.lapack.dtrtri(np.asarray(lower, dtype=np.float64), lower=1)
+        if info > 0:
+            raise NotPositiveDefiniteError(f"the triangular matrix is singular: entry {info - 1} of its diagonal is 0", info - 1)
+        return np.asarray(inverse)
+
+    def cholesky_in_place(self, h: Array) -> Array:
+        """The same factor, by the same ``potrf``, in the memory of `h`."""
+        lower, info = scipy.linalg.lapack.dpotrf(h, lower=1, clean=0, overwrite_a=1)
+        if info > 0:
+            raise NotPositiveDefiniteError(f"the matrix is not positive definite: pivot {info - 1} is not positive", info - 1)
+        for column in range(1, len(lower)):
+            lower[:column, column] = 0  # contiguous in Fortran order
+        return np.asarray(lower)
+
+    def inverse_lower_in_place(self, lower: Array) -> Array:
+        """The same inverse, by the same ``trtri``, in the memory of `lower`."""
+        inverse, info = scipy.linalg.lapack.dtrtri(lower, lower=1, overwrite_c=1)
         if info > 0:
             raise NotPositiveDefiniteError(f"the triangular matrix is singular: entry {info - 1} of its diagonal is 0", info - 1)
         return np.asarray(inverse)

@@ -43,3 +43,76 @@ def upper_factor_of_inverse(h: Array, arithmetic: Arithmetic = FAST) -> Float64A
             f"the Hessian is not positive definite: its pivot at column {column} is not positive", column
         ) from error
     return np.ascontiguousarray(arithmetic.inverse_lower(lower)[::-1, ::-1])
+
+
+STEP = 1024  # rows or columns that are moved at a time
+
+
+def upper_factor_in_place(h: Float64Array, arithmetic: Arithmetic = FAST) -> Float64Array:
+    """The same bytes as :func:`upper_factor_of_inverse` in the memory of `h`: for matrices of which a second does not fit.
+
+    Parameters
+    ----------
+    h : float64 ndarray ``[n, n]``
+        Exactly symmetric, C-contiguous, writable. Whoever calls gives it up: it holds the result, or whatever the arithmetic left there.
+    arithmetic : Arithmetic
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        As :func:`upper_factor_of_inverse`; `h` then holds what it held.
+
+    Examples
+    --------
+    >>> h = np.array([[4.0, 2.0], [2.0, 3.0]])
+    >>> wanted = upper_factor_of_inverse(h)
+    >>> u = upper_factor_in_place(h)
+    >>> bool((u == wanted).all()), np.shares_memory(u, h)
+    (True, True)
+    """
+    diagonal = np.diagonal(h).copy()
+    _reverse(h)
+    try:
+        lower = arithmetic.cholesky_in_place(h.T)  # symmetric: its transpose is itself, in Fortran order
+    except NotPositiveDefiniteError as error:
+        _mirror_lower(h)
+        _reverse(h)
+        h[np.diag_indices_from(h)] = diagonal
+        column = len(h) - 1 - error.pivot
+        raise NotPositiveDefiniteError(
+            f"the Hessian is not positive definite: its pivot at column {column} is not positive", column
+        ) from error
+    inverse = arithmetic.inverse_lower_in_place(lower)
+    if not np.shares_memory(inverse, h):
+        return np.ascontiguousarray(inverse[::-1, ::-1])
+    _reverse(h)
+    _transpose(h)
+    return h
+
+
+def _reverse(a: Float64Array) -> None:
+    """Reverse rows and columns of a C-contiguous matrix: its numbers from back to front."""
+    flat = a.reshape(-1)
+    step, half = STEP * STEP, len(flat) // 2
+    for start in range(0, half, step):
+        stop = min(start + step, half)
+        front, back = flat[start:stop], flat[len(flat) - stop : len(flat) - start]
+        kept = front[::-1].copy()
+        front[:] = back[::-1]
+        back[:] = kept
+
+
+def _transpose(a: Float64Array) -> None:
+    """Exchange a matrix with its transpose, square by square."""
+    for i in range(0, len(a), STEP):
+        for j in range(i, len(a), STEP):
+            one, other = a[i : i + STEP, j : j + STEP], a[j : j + STEP, i : i + STEP]
+            kept = one.T.copy()
+            one[:] = other.T.copy()
+            other[:] = kept
+
+
+def _mirror_lower(a: Float64Array) -> None:
+    """Write the strict lower triangle over the strict upper one."""
+    for row in range(len(a) - 1):
+        a[row, row + 1 :] = a[row + 1 :, row]

@@ -7,7 +7,7 @@ import numpy as np
 from refquant.errors import NotPositiveDefiniteError, NumericalError
 from refquant.numerics import Arithmetic
 from refquant.numerics.arrays import Float64Array
-from refquant.numerics.cholesky import upper_factor_of_inverse
+from refquant.numerics.cholesky import upper_factor_in_place, upper_factor_of_inverse
 
 
 def mean_diagonal(h: Float64Array, arithmetic: Arithmetic) -> float:
@@ -23,12 +23,12 @@ def mean_diagonal(h: Float64Array, arithmetic: Arithmetic) -> float:
     return mean
 
 
-def factor_of_damped(h: Float64Array, damping: float, arithmetic: Arithmetic) -> Float64Array:
-    """[GPTQ-5], and if it fails the smallest damping of a ladder that would have worked."""
+def factor_of_damped(h: Float64Array, damping: float, arithmetic: Arithmetic, *, in_place: bool = False) -> Float64Array:
+    """[GPTQ-5], and if it fails the smallest damping of a ladder that would have worked; `in_place` gives up `h`."""
     if not h.size:  # LAPACK refuses matrices without columns
         return h
     try:
-        return upper_factor_of_inverse(h, arithmetic)
+        return upper_factor_in_place(np.ascontiguousarray(h), arithmetic) if in_place else upper_factor_of_inverse(h, arithmetic)
     except NotPositiveDefiniteError as error:
         works = _working_damping(h, damping, arithmetic)
         advice = f"damping={works:g} would work" if works is not None else "no damping up to 100 times the mean diagonal works"

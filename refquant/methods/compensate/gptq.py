@@ -37,16 +37,12 @@ from refquant.core.grid import Grid
 from refquant.core.qtensor import Origin, QTensor
 from refquant.core.scheme import find_scheme
 from refquant.core.spec import QuantSpec
-from refquant.errors import InputError, UsageError
 from refquant.methods.card import Card, Equation
 from refquant.methods.compensate.column_grids import ColumnGrids
 from refquant.methods.compensate.damping import factor_of_damped, mean_diagonal
+from refquant.methods.compensate.gptq_inputs import checked_inputs, column_order, quirks_of
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, IntArray
-from refquant.numerics.casting import as_working
-
-QUIRKS = ("lazy_groups", "half_range_sym", "grid_before_dead")
-PRESETS: dict[str, tuple[str, ...]] = {"istdaslab": QUIRKS, "lazy": ("lazy_groups",), "llmcompressor": ()}
 
 CARD = Card(
     name="gptq",
@@ -190,19 +186,8 @@ def gptq(
     >>> gptq(w, h, spec("int2")).codes.tolist(), gptq(w, np.eye(4), spec("int2")).codes.tolist()
     ([[2, 1, 0, 3]], [[2, 1, 0, 3]])
     """
-    trace = gptq_trace(
-        weight,
-        hessian,
-        spec,
-        damping=damping,
-        block_size=block_size,
-        act_order=act_order,
-        static_groups=static_groups,
-        compat=compat,
-        grid=grid,
-        arithmetic=arithmetic,
-    )
-    return trace.quantized
+    options = _Options(spec, damping, block_size, act_order, static_groups, compat, grid, arithmetic)
+    return _solve(weight, hessian, options, in_place=True).quantized()
 
 
 def gptq_trace(
@@ -231,8 +216,73 @@ def gptq_trace(
     >>> bool(np.isclose(2 * trace.loss(), (delta * (trace.hessian * delta).sum(axis=1)).sum()))
     True
     """
-    w, h = _checked(weight, hessian, spec, damping, block_size)
-    quirks = _quirks(compat)
+    options = _Options(spec, damping, block_size, act_order, static_groups, compat, grid, arithmetic)
+    found = _solve(weight, hessian, options, in_place=False)
+    codes, decided = np.ascontiguousarray(found.codes.T), np.ascontiguousarray(found.decided.T)
+    scale, zero = found.grids.columns()
+    residual = decided - scale * (codes if zero is None else codes - zero)
+    return GptqTrace(
+        quantized=found.quantized(),
+        order=found.order,
+        dead=found.dead,
+        damping=found.added,
+        hessian=found.hessian,
+        factor=found.factor,
+        decided=decided,
+        errors=residual / np.diagonal(found.factor),  # E of [GPTQ-8]
+        margins=decision_margins(decided, codes, scale, zero, found.options.spec),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The parameters of :func:`gptq`."""
+
+    spec: QuantSpec
+    damping: float
+    block_size: int
+    act_order: bool | Array
+    static_groups: bool
+    compat: str | Iterable[str] | None
+    grid: Grid | None
+    arithmetic: Arithmetic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Solved:
+    """What the sweep leaves; codes (as floats) and decided values are transposed, a column of the weight in a row."""
+
+    options: _Options
+    quirks: frozenset[str]
+    order: IntArray
+    dead: Array
+    added: float
+    hessian: Float64Array
+    factor: Float64Array
+    grids: ColumnGrids
+    codes: Float64Array
+    decided: Float64Array
+
+    def quantized(self) -> QTensor:
+        grid, spec = self.grids.grid, self.options.spec
+        codes = codes_of(self.codes, spec)[np.argsort(self.order, kind="stable")]
+        given = {"damping": self.options.damping, "static_groups": self.options.static_groups}
+        return QTensor(
+            codes=np.ascontiguousarray(codes.T),
+            scale=grid.scale,
+            zero=grid.zero,
+            coded=grid.coded,
+            spec=spec,
+            permutation=self.order if self.grids.follow_order else None,
+            origin=Origin(method="gptq", parameters={**given, "compat": ",".join(sorted(self.quirks))}),
+        )
+
+
+def _solve(weight: Array, hessian: Array, options: _Options, *, in_place: bool) -> _Solved:
+    """Everything up to the codes; `in_place` factors in the memory of our copy of the Hessian, which is then not there any more."""
+    spec, grid, arithmetic = options.spec, options.grid, options.arithmetic
+    w, h = checked_inputs(weight, hessian, spec, options.damping, options.block_size)
+    quirks = quirks_of(options.compat)
     if "half_range_sym" in quirks and spec.scheme.name == "sym_gptq":
         spec = replace(spec, scheme=find_scheme("sym_gptq_half_range"))
     whole_rows = spec.tiling.extents[1] is None
@@ -241,47 +291,38 @@ def gptq_trace(
 
     dead = np.diagonal(h) == 0  # [GPTQ-2]
     w[:, dead], h[dead, dead] = 0, 1
-    if grid is None and (whole_rows or static_groups):
+    if grid is None and (whole_rows or options.static_groups):
         grid = fit_grid(w, spec, arithmetic)
 
-    order = _order(np.diagonal(h), act_order)  # [GPTQ-3]
-    h = h[np.ix_(order, order)]
-    added = damping * mean_diagonal(h, arithmetic)  # [GPTQ-4]
+    order = column_order(np.diagonal(h), options.act_order)  # [GPTQ-3]
+    if not np.array_equal(order, np.arange(len(order))):
+        h = h[np.ix_(order, order)]
+    added = options.damping * mean_diagonal(h, arithmetic)  # [GPTQ-4]
     h[np.diag_indices_from(h)] += added
-    factor = factor_of_damped(h, damping, arithmetic)  # [GPTQ-5]
+    factor = factor_of_damped(h, options.damping, arithmetic, in_place=in_place)  # [GPTQ-5]
 
     grids = ColumnGrids(spec, w.shape, order, grid, arithmetic)
-    codes, decided = _sweep(w[:, order], factor, spec, grids, block_size, "lazy_groups" in quirks, arithmetic)
-
-    scale, zero = grids.columns()
-    residual = decided - scale * (codes if zero is None else codes - zero)
-    quantized = QTensor(
-        codes=codes_of(codes[:, np.argsort(order, kind="stable")], spec),
-        scale=grids.grid.scale,
-        zero=grids.grid.zero,
-        coded=grids.grid.coded,
-        spec=spec,
-        permutation=order if grids.follow_order else None,
-        origin=Origin(method="gptq", parameters={"damping": damping, "static_groups": static_groups, "compat": ",".join(sorted(quirks))}),
-    )
-    return GptqTrace(
-        quantized=quantized,
+    running = np.take(w.T, order, axis=0)  # transposed: a column of the weight is contiguous
+    del w
+    codes = _sweep(running, factor, spec, grids, options.block_size, "lazy_groups" in quirks, arithmetic)
+    return _Solved(
+        options=replace(options, spec=spec),
+        quirks=quirks,
         order=order,
         dead=dead,
-        damping=added,
+        added=added,
         hessian=h,
         factor=factor,
-        decided=decided,
-        errors=residual / np.diagonal(factor),  # E of [GPTQ-8]
-        margins=decision_margins(decided, codes, scale, zero, spec),
+        grids=grids,
+        codes=codes,
+        decided=running,
     )
 
 
 def _sweep(
-    w: Float64Array, factor: Float64Array, spec: QuantSpec, grids: ColumnGrids, block_size: int, lazy: bool, arithmetic: Arithmetic
-) -> tuple[Float64Array, Float64Array]:
-    """[GPTQ-6] and [GPTQ-7] over columns in quantization order; returns codes as floats and the values that were decided on."""
-    running = np.ascontiguousarray(w.T)  # transposed: a column of the weight is contiguous
+    running: Float64Array, factor: Float64Array, spec: QuantSpec, grids: ColumnGrids, block_size: int, lazy: bool, arithmetic: Arithmetic
+) -> Float64Array:
+    """[GPTQ-6] and [GPTQ-7] over the transposed weight in quantization order; returns codes as floats, and leaves what was decided on."""
     codes = np.empty_like(running)
     columns = len(running)
     start = 0
@@ -300,48 +341,4 @@ def _sweep(
         running[start:stop] = block
         running[stop:] -= arithmetic.matmul(factor[start:stop, stop:].T, errors)  # [GPTQ-7]
         start = stop
-    return np.ascontiguousarray(codes.T), np.ascontiguousarray(running.T)
-
-
-def _checked(weight: Array, hessian: Array, spec: QuantSpec, damping: float, block_size: int) -> tuple[Float64Array, Float64Array]:
-    """Float64 copies of weight and Hessian, after everything about them was checked."""
-    w = as_working(weight, "the weight").astype(np.float64)
-    h = np.array(hessian, dtype=np.float64)
-    if w.ndim != 2:
-        raise InputError(f"GPTQ quantizes a matrix [out, in]; the weight has shape {w.shape}")
-    if h.shape != (w.shape[1], w.shape[1]):
-        raise InputError(f"a weight of shape {w.shape} needs a Hessian of shape {(w.shape[1],) * 2}, not {h.shape}")
-    for what, array in (("weight", w), ("Hessian", h)):
-        if not np.isfinite(array).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise InputError(f"the {what} holds {array[index]} at index {index}; finite numbers are needed")
-    if not np.array_equal(h, h.T):
-        raise InputError("the Hessian is not symmetric")
-    if len(spec.tiling.extents) != 2:
-        raise InputError(f"GPTQ needs a tiling of two axes, not {spec.tiling.extents}")
-    if not (isinstance(damping, int | float | np.floating) and np.isfinite(damping) and damping >= 0):
-        raise UsageError(f"damping is a finite number of at least 0, not {damping!r}")
-    if isinstance(block_size, bool) or not isinstance(block_size, int | np.integer) or block_size < 1:
-        raise UsageError(f"block_size is a positive integer, not {block_size!r}")
-    return w, h
-
-
-def _quirks(compat: str | Iterable[str] | None) -> frozenset[str]:
-    names = () if compat is None else (compat,) if isinstance(compat, str) else tuple(compat)
-    found: set[str] = set()
-    for name in names:
-        if name not in QUIRKS and name not in PRESETS:
-            raise UsageError(f"unknown compat {name!r}; known are {', '.join((*PRESETS, *QUIRKS))}")
-        found.update(PRESETS.get(name, (name,)))
-    return frozenset(found)
-
-
-def _order(diagonal: Array, act_order: bool | Array) -> IntArray:
-    """The order in which columns are quantized."""
-    columns = np.arange(len(diagonal))
-    if isinstance(act_order, bool | np.bool_):
-        return np.argsort(-diagonal, kind="stable") if act_order else columns
-    order = np.asarray(act_order)
-    if order.shape != columns.shape or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), columns):
-        raise InputError(f"act_order is True, False or an ordering of {len(columns)} columns")
-    return order.astype(np.intp)
+    return codes
