@@ -18,7 +18,7 @@ from refquant.numerics.rounding import round_to_integer
 RANGE_FLOOR = 1e-5
 SCALE_LIMITS = (1e-5, 1e4)
 SPAN_FLOORS = {"span_floor": RANGE_FLOOR, "span_floor_low": 1e-10}
-EPSILON = 2.0**-23
+EPSILON = float(np.finfo(np.float32).eps)
 WIDE_ZERO_LIMIT = 1e4
 ZERO_LIMIT = 1 << 23
 
@@ -190,7 +190,7 @@ def _raw_scale(lo: Array, hi: Array, spec: QuantSpec) -> Array:
 def _larger_of_ends(lo: Array, hi: Array, spec: QuantSpec) -> Array:
     """The scale under which neither end passes its code; for unsigned codes the lower end has none."""
     upper = hi / hi.dtype.type(spec.integers.hi)
-    return upper if spec.integers.lo == 0 else np.maximum(lo / lo.dtype.type(spec.integers.lo), upper)
+    return np.asarray(upper) if spec.integers.lo == 0 else np.maximum(lo / lo.dtype.type(spec.integers.lo), upper)
 
 
 def _with_least_scale(scale: Array, span: Array, empty: EmptyRule, stored: str | None) -> Array:

@@ -69,9 +69,10 @@ class Scheme:
         rounding and not to the codes (``integer_wide``); an unrounded one (``real``).
     empty : str
         What a range of zero width becomes. On empty tiles alone act ``unit_range``, the interval [-1, 1]; ``unit_span``, a maximum of 1;
-        ``unit_scale``, a scale of 1; ``epsilon_scale``, one of 2^-23. On every tile act ``floor``, a maximum of at
-        least 1e-5; ``span_floor`` and ``span_floor_low``, a width of at least 1e-5 or 1e-10; ``scale_limits``, a scale clipped to [1e-5, 1e4]; ``scale_floor``, ``scale_epsilon`` and
-        ``scale_normal``, one of at least 1e-5, 2^-23, or the smallest normal number of the working dtype.
+        ``unit_scale``, a scale of 1; ``epsilon_scale``, one of 2^-23. On every tile act ``floor``, a maximum of at least 1e-5;
+        ``span_floor`` and ``span_floor_low``, a width of at least 1e-5 or 1e-10; ``scale_limits``, a scale clipped to [1e-5, 1e4];
+        ``scale_floor``, ``scale_epsilon`` and ``scale_normal``, one of at least 1e-5, 2^-23, or the smallest normal number of the
+        working dtype.
     signed, narrow : bool
         The codes: signed or unsigned; whether a bare width such as ``int4`` means the format without the lowest code.
     reciprocal : bool

@@ -29,6 +29,8 @@ METHODS: dict[str, str] = {
     "quarot": "refquant.methods.rotate.quarot:quarot",
     "duquant": "refquant.methods.rotate.duquant:duquant",
     "dash_q": "refquant.methods.grid.dash_q:dash_q",
+    "hqq": "refquant.methods.grid.hqq:hqq",
+    "offset": "refquant.methods.grid.offset:offset_rtn",
     "quant_dllm": "refquant.methods.binary.quant_dllm:quant_dllm",
     "abmp": "refquant.methods.allocate.abmp:allocate_orders",
     "lloyd_max": "refquant.methods.codebook.lloyd_max:lloyd_max",

@@ -74,6 +74,11 @@ def smallest_positive(dtype: np.dtype[Any]) -> float:
     return float(_finfo(dtype).smallest_subnormal)
 
 
+def smallest_normal(dtype: np.dtype[Any]) -> float:
+    """Smallest positive number of a floating dtype that has all of its bits."""
+    return float(_finfo(dtype).smallest_normal)
+
+
 def round_scale(scale: Array, dtype: np.dtype[Any], where: str) -> Array:
     """Round positive scales to the dtype they are stored in (nearest, ties to even).
 

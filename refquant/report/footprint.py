@@ -116,7 +116,15 @@ def planned_bits(spec: QuantSpec, shape: tuple[int, int], permuted: bool = False
         nested = tiles * spec.scales.format.bits + outer * float_dtype(spec.scales.outer or "float32").itemsize * 8 + offset
         return math.prod(shape) * spec.format.bits + nested + (shape[1] * max(0, shape[1] - 1).bit_length() if permuted else 0)
     scale_bits = float_dtype(spec.scale_format).itemsize * 8 if spec.scale_format else 64  # weights are quantized in float64
-    zero_bits = {"none": 0, "midpoint": 0, "integer": spec.format.bits, "real": scale_bits}.get(spec.scheme.zero, 16)
+    kinds = {
+        "none": 0,
+        "midpoint": 0,
+        "midpoint_low": 0,
+        "integer": spec.format.bits,
+        "integer_first": spec.format.bits,
+        "real": scale_bits,
+    }
+    zero_bits = kinds.get(spec.scheme.zero, 16)
     order = shape[1] * max(0, shape[1] - 1).bit_length() if permuted else 0
     return math.prod(shape) * spec.format.bits + tiles * (scale_bits + zero_bits) + order
 
