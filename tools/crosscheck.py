@@ -29,7 +29,8 @@ quantized, we read its arrays, got its numbers, and wrote the same bytes again. 
 Where scales are float16, compressed-tensors multiplies in float16 and our product is rounded to float16 before it is compared.
 
 GGUF: *quantizes* is on rows of nasty numbers; ggml's C is called through llama-cpp-python. *runs ours* is llama.cpp on the embedded model,
-compiled for AVX2, attention in float32; the result is the largest difference of a logit over the largest logit, see [layouts.md](layouts.md).
+compiled for AVX2, attention in float32; the result is the largest difference of a logit over the largest logit:
+[layouts.md](layouts.md) says more.
 
 Found on the way, in compressed-tensors 0.20.0: 4-bit zero points of at most eight rows, a single word, cannot be unpacked ("stride(-1) must
 be 1"); `weight_g_idx`, which older releases wrote, is no longer looked at, so groups in activation order are not exported to it.

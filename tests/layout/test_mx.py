@@ -72,6 +72,9 @@ def test_refusals():
     parts = mx.pack(q)
     with pytest.raises(InputError, match="34 codes"):
         mx.unpack(parts | {"weight": parts["weight"][:, :3]}, q.spec, columns=34)
+    whole = rtn(np.ones((2, 33), np.float32), spec("mxfp8_e4m3"))
+    with pytest.raises(InputError, match="32 codes of 8 bits are 32 bytes; weight has 33"):
+        mx.unpack(mx.pack(whole), whole.spec, columns=32)
     with pytest.raises(InputError, match="weight_scale is missing"):
         mx.unpack({"weight": parts["weight"]}, q.spec)
     with pytest.raises(InputError, match="weight_scale_2 is missing"):
