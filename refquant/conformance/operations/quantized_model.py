@@ -15,6 +15,7 @@ from refquant.conformance.exact_values import context, lifted
 from refquant.conformance.operation import Arrays, Operation, Parameter, Parameters, Part
 from refquant.conformance.rules import margin, scaled
 from refquant.conformance.tiny_model import LINEARS, Sizes, build, stacked, weight_parts, weights_of
+from refquant.core import QTensor
 from refquant.numerics import FAST, ORDERED, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.oracle import BINARY64, Uniform
@@ -48,8 +49,9 @@ def reference(inputs: Arrays, parameters: Parameters, *, arithmetic: Arithmetic 
     ]
     found = quantize_model(m, Recipe.from_dict({"name": "vector", **parameters["recipe"]}), states)
     blocks = len(inputs["q"])
-    codes = stacked({name: weight.codes for name, weight in found.weights.items()}, blocks)
-    scales = stacked({name: weight.scale for name, weight in found.weights.items()}, blocks)
+    weights = {name: weight for name, weight in found.weights.items() if isinstance(weight, QTensor)}  # all: GPTQ makes no other kind
+    codes = stacked({name: weight.codes for name, weight in weights.items()}, blocks)
+    scales = stacked({name: weight.scale for name, weight in weights.items()}, blocks)
     values = [np.zeros(0) if not found.value_grids else found.value_grids[index].scale.reshape(-1) for index in range(blocks)]
     outputs = {f"{name}_codes": array for name, array in codes.items()} | {f"{name}_scale": array for name, array in scales.items()}
     return outputs | {"value_scale": np.stack(values).astype(np.float64)}
