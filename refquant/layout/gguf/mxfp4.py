@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields
+from refquant.layout.gguf.fields import BlockType, Fields, largest_magnitude
 from refquant.layout.gguf.planes import put_planes, take_planes
 from refquant.numerics.arrays import Array
 
@@ -79,7 +79,7 @@ def values(fields: Fields, out: Array) -> None:
 
 def quantize(x: Array) -> Fields:
     """Quantize ``[n, 32]``."""
-    largest = np.abs(x).max(axis=1)
+    largest = largest_magnitude(x)
     exponent = np.where(largest > 0, np.maximum(floor_log2(np.where(largest > 0, largest, np.float32(1))) + 125, 0), 0).astype(np.uint8)
     # Powers of two and ties are exact, so comparing |x| with scaled ties is comparing distances to neighbours.
     step, magnitude = scale_of(exponent)[:, None], np.abs(x)

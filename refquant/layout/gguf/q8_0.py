@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, half_away, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.fields import BlockType, Fields, half_away, largest_magnitude, reciprocal, scaled_values, stored_half
 from refquant.layout.gguf.planes import put_half, take_half
 from refquant.numerics.arrays import Array
 
@@ -28,7 +28,7 @@ def pack(fields: Fields) -> Array:
 
 def quantize(x: Array) -> Fields:
     """Quantize ``[n, 32]``; NumericalError if a scale overflows float16."""
-    d = np.abs(x).max(axis=1) / np.float32(127)
+    d = largest_magnitude(x) / np.float32(127)
     codes = half_away(x * reciprocal(d)[:, None])
     return Fields(codes=codes.astype(np.int8), d=stored_half(d, "scale"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, half_away, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.fields import BlockType, Fields, half_away, largest_magnitude, reciprocal, scaled_values, stored_half
 from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
 from refquant.numerics.arrays import Array
 
@@ -27,7 +27,7 @@ def pack(fields: Fields) -> Array:
 
 def quantize(x: Array) -> Fields:
     """Quantize ``[n, 256]``; NumericalError if a scale overflows float16."""
-    d = np.abs(x).max(axis=1)
+    d = largest_magnitude(x)
     return Fields(codes=half_away(x * reciprocal(d)[:, None]).astype(np.int8), d=stored_half(d, "scale"))
 
 
