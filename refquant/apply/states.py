@@ -23,6 +23,8 @@ from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.draws import permutation, sample_without_replacement, uniforms
 
 Progress = Callable[[str, int, int], None]
+LOGITS = 1 << 25
+"""Numbers that are held of a vocabulary's probabilities at a time: whole sequences, one at the least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -201,13 +203,25 @@ def state_confidences(m: Transformer, states: Sequence[CalibrationState], whose:
     """
     found: list[Array | None] = [None] * len(states)
     for batch in batches(states, batch_tokens):
-        logits = aligned(m, m.logits(np.stack([states[i].ids for i in batch]))).astype(np.float64)
-        probabilities = m.arithmetic.softmax(logits)
+        hidden = _final_hidden(m, np.stack([states[i].ids for i in batch]))
         final = np.stack([states[i].final_ids for i in batch])
-        picked = _confidence(probabilities, final, whose)
-        for row, index in enumerate(batch):
-            found[index] = np.minimum(picked[row], 1.0)
+        step = max(1, LOGITS // (hidden.shape[1] * m.config.embedding_rows))
+        for start in range(0, len(batch), step):
+            part = slice(start, start + step)
+            logits = aligned(m, m.head(hidden[part])).astype(np.float64)
+            picked = _confidence(m.arithmetic.softmax(logits), final[part], whose)
+            for row, index in enumerate(batch[part]):
+                found[index] = np.minimum(picked[row], 1.0)
     return [array for array in found if array is not None]
+
+
+def _final_hidden(m: Transformer, ids: Array) -> Array:
+    """Residual stream behind the last block, ``[B, T, d]``."""
+    x = m.embed(ids)
+    context = m.context(x.shape[0], x.shape[1])
+    for index in range(m.config.n_layers):
+        x = m.block(index, x, context)
+    return x
 
 
 def _confidence(probabilities: Array, final: Array, whose: str) -> Array:

@@ -15,6 +15,7 @@ from refquant.apply.checkpoint import is_quantized
 from refquant.apply.description import read_description
 from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes
 from refquant.apply.experts import coverage
+from refquant.apply.memory import estimated_peak
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe, find_recipe
 from refquant.apply.reload import check_reload
@@ -39,7 +40,7 @@ from refquant.cli.working import working
 from refquant.errors import UsageError
 from refquant.numerics import LANES, Arithmetic
 from refquant.report.footprint import full_footprint
-from refquant.report.numbers import duration
+from refquant.report.numbers import byte_size, duration
 from refquant.report.plan import plan_json, plan_parts
 from refquant.report.tables import CalibrationUse, coverage_lines
 from refquant.storage import open_checkpoint
@@ -117,7 +118,12 @@ def command(
     if dry_run:
         stored = open_checkpoint(run.bench.source)
         plan = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.exists)
-        show_json(plan_json(*plan)) if form == "json" else show(plan_parts(*plan))
+        tokens = recipe.calibration.samples * max((len(line.prompt) + len(line.response or ()) for line in run.bench.lines), default=0)
+        peak = estimated_peak(run.bench.model, recipe, tokens)
+        if form == "json":
+            show_json(plan_json(*plan) | {"peak_memory_bytes": peak})
+        else:
+            show([*plan_parts(*plan), f"estimated peak of memory while quantizing: {byte_size(peak)}"])
         return
     if not run.exists:
         check_writable(run.folder)

@@ -1,0 +1,99 @@
+"""Peak resident memory of the work on a model in the shape of LLaDA-8B, each in a process of its own.
+
+    python tools/measure_memory.py FOLDER {import,forward,rtn,dllmquant} [--out OUT]
+
+FOLDER comes from tools/make_llada8b_shape.py. `rtn` and `dllmquant` quantize into OUT (removed again) with a streamed model and the streamed
+writer; `dllmquant` is dllmquant-w4a16 on eight stored calibration states of 128 tokens. Prints one JSON line: peak MiB, seconds, and the
+estimate that `--dry-run` prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def main() -> None:
+    """Run one piece of work and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("work", choices=("import", "forward", "rtn", "dllmquant"))
+    parser.add_argument("--out", type=Path, default=Path("measured-memory"))
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    more = {"forward": forward, "rtn": rtn, "dllmquant": dllmquant, "import": imports}[arguments.work](arguments.folder, arguments.out)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
+    print(json.dumps({"work": arguments.work, "peak_mib": round(peak), "seconds": round(time.monotonic() - began, 1)} | more))
+
+
+def imports(folder: Path, out: Path) -> dict[str, object]:
+    """Load everything and open the model: what the other figures begin with."""
+    import model
+    import refquant.apply.run
+
+    return {"model": repr(model.load(folder, stream=True)), "module": refquant.apply.run.__name__}
+
+
+def forward(folder: Path, out: Path) -> dict[str, object]:
+    """Logits of 1 x 128 tokens."""
+    import model
+
+    m = model.load(folder, stream=True)
+    logits = m.logits(np.random.default_rng(0).integers(4, 1024, (1, 128)))
+    return {"layers": m.config.n_layers, "finite": bool(np.isfinite(logits).all())}
+
+
+def rtn(folder: Path, out: Path) -> dict[str, object]:
+    """RTN of the whole checkpoint."""
+    return quantize(folder, out, "rtn-w4a16")
+
+
+def dllmquant(folder: Path, out: Path) -> dict[str, object]:
+    """DLLMQuant of the weights."""
+    return quantize(folder, out, "dllmquant-w4a16")
+
+
+def quantize(folder: Path, out: Path, name: str) -> dict[str, object]:
+    """Quantize into a folder, and verify that."""
+    import model
+    from refquant.apply.memory import estimated_peak
+    from refquant.apply.recipe import find_recipe
+    from refquant.apply.run import open_workbench
+    from refquant.apply.verifying import verify_folder
+
+    plan = find_recipe(name)
+    if plan.needs_calibration:  # stored states: the lines of the folder with masks drawn beforehand, in place of rollouts
+        plan = plan.replace(calibration={"states": "iid", "samples": 8, "prompts": 8, "gen_length": 128, "block_length": 32})
+    bench = open_workbench(folder, model.load(folder, stream=True), folder / "calib.jsonl", 0)
+    tokens = bench.states(plan.calibration).tokens if plan.needs_calibration else 0
+    estimate = estimated_peak(bench.model, plan, tokens)
+    times, began = [], time.monotonic()
+    bench.progress = lambda what, done, total: times.append((what, round(time.monotonic() - began, 1)))
+    try:
+        with bench.work_folder(out, plan, resume=False) as work:
+            quantized = bench.quantize(plan, keeper=work)
+            began_saving = time.monotonic()
+            work.finish(folder, quantized, bench.provenance(plan))
+        saving = time.monotonic() - began_saving
+        verify_folder(out)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    blocks = [at for what, at in times if what == "blocks"]
+    return {
+        "layers": bench.model.config.n_layers,
+        "tokens": tokens,
+        "estimate_mib": round(estimate / 2**20),
+        "blocks_done_at": blocks[:3],
+        "saving_seconds": round(saving, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
