@@ -102,6 +102,17 @@ FLAGS: dict[str, Flag] = {
     ),
     "rounded-sums": Flag("sums of several rounded terms in a stated order", "another order, a fused operation, or a wider format"),
     "bias": Flag("a bias is added", "leaving it out, scaling it, or adding it first"),
+    "nibble-order": Flag("two codes of 4 bits in a byte or word that differ", "the halves of bytes exchanged"),
+    "byte-order": Flag("words and scales whose bytes differ", "big-endian words, fields that begin at the top"),
+    "interleave": Flag("neighbouring codes that do not lie side by side", "another order, its inverse, or none"),
+    "packing-axis": Flag("square matrices of codes", "packing along the other axis, or not transposing"),
+    "zero-minus-one": Flag("zero points of files that have them less one, and of files that do not", "subtracting never, twice or always"),
+    "borrow": Flag("zero points of 0, less one", "keeping to the field where the writer runs into its neighbours, or vice versa"),
+    "straddling-field": Flag("codes that lie in two bytes or words", "losing what runs over, or beginning anew in every word"),
+    "bit-planes": Flag("widths whose low and high bits are kept apart", "one stream, or the planes in another order"),
+    "ragged-row": Flag("rows that do not fill their last byte or word", "running on into the next row, padding that is not 0"),
+    "top-bit": Flag("words and codes with the highest bit set", "words clipped to the signed range, or short of their last bit"),
+    "signed-codes": Flag("negative codes", "sign bits that are not masked, two's complement where an offset is meant, or vice versa"),
     "activation-scales": Flag("input channels of very different size", "another measure of size, another normalization of factors"),
 }
 """By name. A flag that no case carries is a finding of `refquant golden lint`."""

@@ -18,6 +18,8 @@ MODULES = tuple(
         "block_mx",
         "block_nvfp4",
         "block_double",
+        "packing_streams",
+        "packing_words",
         "uniform_quantize",
         "uniform_dequantize",
         "clip_search",
