@@ -36,7 +36,7 @@ compiled for AVX2, attention in float32; the result is the largest difference of
 onnxruntime and gguf are run by `.ci/run` as well, the others by this command alone.
 
 Found on the way: the scale of a block of zeros is 0 in what onnxruntime quantizes for MatMulNBits, which is refused here; its symmetric
-scales have a sign. In compressed-tensors 0.20.0: 4-bit zero points of at most eight rows, a single word, cannot be unpacked ("stride(-1) must
+scales have a sign. In compressed-tensors 0.20.0, 4-bit zero points of at most eight rows cannot be unpacked ("stride(-1) must
 be 1"); `weight_g_idx`, which older releases wrote, is no longer looked at, so groups in activation order are not exported to it.
 
 | layout | program | version | direction | result | covers |
