@@ -1,10 +1,10 @@
 """Peak resident memory of the work on a model in the shape of LLaDA-8B, each in a process of its own.
 
-    python tools/measure_memory.py FOLDER {import,forward,rtn,dllmquant} [--out OUT]
+python tools/measure_memory.py FOLDER {import,forward,rtn,dllmquant} [--out OUT]
 
-FOLDER comes from tools/make_llada8b_shape.py. `rtn` and `dllmquant` quantize into OUT (removed again) with a streamed model and the streamed
-writer; `dllmquant` is dllmquant-w4a16 on eight stored calibration states of 128 tokens. Prints one JSON line: peak MiB, seconds, and the
-estimate that `--dry-run` prints.
+FOLDER comes from tools/make_llada8b_shape.py. `rtn` and `dllmquant` quantize into OUT (removed again) with a streamed model and writer;
+`dllmquant` is dllmquant-w4a16 on eight stored calibration states of 128 tokens. Prints one JSON line: peak MiB, seconds, and what was
+estimated beforehand.
 """
 
 from __future__ import annotations

@@ -53,7 +53,10 @@ def estimated_peak(m: Transformer, recipe: Recipe, tokens: int) -> int:
         rows = max(LOGITS, 128 * m.config.embedding_rows)
         phases.append(min(rows, batch * m.config.embedding_rows) * (item + 3 * DOUBLE))
     held = [sum(math.prod(shape) for name, shape in block.items() if not is_skipped(recipe, name)) for block in shapes]
-    codes = max(held) if streamed else sum(held) * (1 + (item if batch else 0))
+    if not streamed:
+        codes = sum(held) * (1 + (item if batch else 0))
+    else:  # of a block while calibration passes through it, else of the linear before
+        codes = max(held) if batch else max(math.prod(shape) for block in shapes for shape in block.values())
     hidden = (tokens if batch else 0) * m.config.d_model * item * 2
     return resident() + codes + hidden + max(phases)
 
@@ -68,7 +71,7 @@ def _linear(shape: tuple[int, int], recipe: Recipe, item: int, tokens: int) -> i
     rows, width = shape
     size = rows * width
     if not recipe.weights.looks_at_hessian:
-        return size * (item + DOUBLE + DOUBLE)  # the weight, its copy, and magnitudes while tiles are fitted, or codes and their digest
+        return size * (item + DOUBLE + 1)  # the weight, its copy, codes; tiles are fitted and codes made slab by slab
     hessians = 2 if tokens <= BATCH_TOKENS else 3  # the statistics and the factor, or a batch's merged into those of others
     permuted = 1 if recipe.weights.act_order else 0
     before = (hessians + permuted) * DOUBLE * width * width + size * (item + 2 * DOUBLE)
