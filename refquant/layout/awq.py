@@ -109,6 +109,8 @@ def unpack(parts: Mapping[str, Array], spec: QuantSpec) -> QTensor:
     columns, words = qweight.shape
     size = spec.tiling.extents[1] or columns
     tiles = -(-columns // max(size, 1))
+    if not columns or columns % max(size, 1):
+        raise InputError(f"qweight has {columns} rows, one an input, in groups of {size}; whole groups are read")
     if qzeros.shape != (tiles, words) or scales.shape != (tiles, words * 8):
         raise InputError(
             f"qweight {qweight.shape}, qzeros {qzeros.shape} and scales {scales.shape} do not fit each other under groups of {size}"

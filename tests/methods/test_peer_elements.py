@@ -193,7 +193,7 @@ def test_blocks_with_nan_or_infinities_in_torchao(case: str) -> None:
     assert q.coded is not None
     assert np.array_equal(q.coded.codes.ravel(), scale[good])
     assert ((scale == 255) == np.isnan(x).any(axis=1)).all()
-    with pytest.raises(InputError, match="NaN|infinity"):
+    with pytest.raises(InputError, match=r"NaN|infinity"):
         rtn(x, s)
 
 
