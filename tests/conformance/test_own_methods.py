@@ -15,11 +15,17 @@ from refquant.methods.grid.rtn import rtn
 from tests.conformance.own_methods import CHECKS, WITHOUT_LAWS
 
 BLAS = "products go through BLAS, which may round differently for another layout; they held here"
+TOGETHER = "iterations end for all tiles at once; without iterations it held"
 # Laws that apply and held where this was written, and that a card does not claim.
 UNCLAIMED: dict[str, dict[str, str]] = {
     "ia_aq": {"layout_independence": BLAS},
     "awq": {"layout_independence": BLAS},
     "duquant": {"layout_independence": BLAS},
+    "quant_dllm": {"layout_independence": BLAS},
+    "soloq": {"layout_independence": BLAS},
+    "tac": {"layout_independence": BLAS},
+    "hqq": dict.fromkeys(("row_permutation", "column_permutation", "batch_independence", "chunk_independence"), TOGETHER),
+    "fair_adaptation": {"layout_independence": "FAST sums follow the memory, which shows in rows of many tokens; in short ones it held"},
 }
 
 

@@ -40,6 +40,12 @@ CARD = Card(
     lane="exact",
     cost="one pass",
     oracle="mpmath; exact comparison of p^2 with 2^-(2k + 1) in Fractions",
+    laws=tuple(
+        (
+            "finite monotone idempotence zero_kept signed_zero row_permutation column_permutation batch_independence "
+            "chunk_independence determinism inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

@@ -46,6 +46,7 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="one product a block while calibrating; n g multiplications a token",
     oracle="scipy.linalg.sqrtm; closed forms of diagonal covariances",
+    laws=tuple("merge_associativity merge_commutativity chunk_independence token_permutation determinism inputs_untouched".split()),
 )
 
 

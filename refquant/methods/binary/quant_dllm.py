@@ -74,6 +74,11 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="2 n^3 / 3 for the factor; per step and entry 2^b comparisons and about 10 b multiplications",
     oracle="least squares in Fractions; brute force over all signs and the loss identity",
+    laws=tuple(
+        (
+            "finite hessian_scaling dead_inputs scaling zero_kept hessian_checked determinism inputs_untouched nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

@@ -60,6 +60,12 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="the codebook once; two sums and one comparison per level and element",
     oracle="Max's published tables; mpmath; the distortion integral",
+    laws=tuple(
+        (
+            "finite nearest_level monotone sign_symmetry scaling signed_zero row_permutation batch_independence determinism "
+            "inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

@@ -45,6 +45,12 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="one full-precision forward pass for the confidences, one sort a sequence",
     oracle="a loop over tokens in Fractions",
+    laws=tuple(
+        (
+            "finite monotone signed_zero row_permutation column_permutation batch_independence chunk_independence determinism "
+            "inputs_untouched nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

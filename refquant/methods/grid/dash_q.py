@@ -48,6 +48,12 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="per step about ten passes over the weight",
     oracle="least squares in Fractions; brute force over grids",
+    laws=tuple(
+        (
+            "finite codes_in_range decoding hessian_scaling sign_symmetry scaling zero_kept row_permutation batch_independence "
+            "determinism inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

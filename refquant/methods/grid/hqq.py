@@ -48,6 +48,12 @@ CARD = Card(
     lane="exact without iterations, else ordered or bounded",
     cost="one pass, and two powers a weight an iteration",
     oracle="hqq 0.2.8",
+    laws=tuple(
+        (
+            "finite codes_in_range decoding half_step nearest_level monotone signed_zero "
+            "determinism inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

@@ -41,6 +41,12 @@ CARD = Card(
     lane="exact",
     cost="one pass over the weight",
     oracle="optimum-quanto, torchao",
+    laws=tuple(
+        (
+            "nearest_level monotone scaling signed_zero row_permutation column_permutation batch_independence chunk_independence "
+            "determinism inputs_untouched layout_independence nan_policy infinity_policy"
+        ).split()
+    ),
 )
 
 

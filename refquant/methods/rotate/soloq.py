@@ -46,6 +46,7 @@ CARD = Card(
     lane="ordered in ORDERED, bounded in FAST",
     cost="n (m + log b) a token and weight row, with n = m b; m^3 for the draw",
     oracle="the dense matrix P (Q (x) H), multiplied out",
+    laws=tuple("finite function_preserved determinism inputs_untouched".split()),
 )
 
 
