@@ -160,9 +160,7 @@ class QuantSpec:
 
     def _check_scales(self) -> None:
         if self.scheme.zero != "none" or self.scheme.reciprocal or self.scheme.range != "absmax":
-            raise UsageError(
-                f"nested scales need an 'absmax' scheme that divides and has no zero point, unlike {self.scheme.name}"
-            )
+            raise UsageError(f"nested scales need an 'absmax' scheme that divides and has no zero point, unlike {self.scheme.name}")
         if self.scale_format is not None or self.clip_search is not None:
             raise UsageError("nested scales have a format of their own and are not searched: leave out scale_format and clip_search")
         if isinstance(self.format, IntFormat) and self.scales is not None and self.scales.coded_by != "stored":
