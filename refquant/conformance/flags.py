@@ -42,6 +42,7 @@ FLAGS: dict[str, Flag] = {
     "zero-point": Flag("zero points that are rounded, at ties or at an end of the codes", "zero points off by one, or truncated"),
     "lowest-code": Flag("values that would take the lowest signed code", "a narrow range where the full one is meant, or vice versa"),
     "shared-range": Flag("one scale for several rows", "one scale for each row"),
+    "block-tile": Flag("tiles of several rows and columns", "tiles of one row, ragged ends below, scales by columns of tiles"),
     "clip-search": Flag("a shrunken range has the least error", "leaving out the search, or another exponent"),
     "search-tie": Flag("several shrinkages have the same error", "taking the last of equal errors instead of the first"),
     "compensation": Flag("inputs that depend on each other: errors move to other columns", "leaving compensation out, or a wrong factor"),

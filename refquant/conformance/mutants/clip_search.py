@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from refquant.conformance.mutants.mutant import Mutant
-from refquant.conformance.mutants.uniform_quantize import quantize
+from refquant.conformance.mutants.uniform_quantize import SIGNED, quantize
 from refquant.conformance.operation import Arrays, Parameters
 from refquant.numerics import FAST
 from refquant.numerics.arrays import Array
@@ -21,6 +21,9 @@ FAULTS: dict[str, tuple[str, str]] = {
     "one_more_step": ("clip-search", "the first shrinkage that is tried is already one step"),
     "largest_error": ("clip-search", "the largest error decides, not the sum"),
     "last_of_equals": ("search-tie", "of equal errors the last wins"),
+    "zero_included": ("one-sided", "the range is widened to hold 0 where the scheme does not"),
+    "lowest_code_kept": ("lowest-code", "errors are counted with the lowest code where the range is narrow"),
+    "lowest_code_lost": ("lowest-code", "errors are counted without the lowest code where the range is full"),
     "whole_row": ("ragged-group", "one shrinkage is chosen for the whole row"),
 }
 """``name: (flag that must catch it, what is wrong)``."""
@@ -63,24 +66,27 @@ def _tried(group: Array, how: dict[str, object], step: int, parameters: Paramete
     """Scale, zero and error sum of one group at one shrinkage."""
     factor = group.dtype.type(1 - step / parameters["divisions"])
     # A quantizer that is given the ends of the shrunken range fits its grid to them; what the scheme makes of zeros comes before.
-    low, high = np.minimum(group.min(), 0), np.maximum(group.max(), 0)
+    low, high = group.min(), group.max()
+    if how["scheme"] != "asym_minmax" or fault == "zero_included":
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
     if str(how["scheme"]).startswith("sym"):
         high = np.maximum(-low, high)
         low = -high
-    if how["scheme"] == "sym_full":
+    if how["scheme"] in SIGNED:
         high = np.maximum(high, group.dtype.type(1e-5))
         low = -high
     if low == high == 0:
         low, high = group.dtype.type(-1), group.dtype.type(1)
     ends = np.array([[low * factor, high * factor]], dtype=group.dtype)
-    if how["scheme"] == "sym_full":
+    if how["scheme"] in SIGNED:
         scale = np.asarray(ends[0, 1] / group.dtype.type((1 << (int(parameters["bits"]) - 1)) - 1))
         zero = 0
     else:
         fitted = quantize({"x": ends}, {**how, "granularity": "row", "group": None})
         scale, zero = fitted["scale"][0, 0], int(fitted["zero"][0, 0])
     bits = int(parameters["bits"])
-    lo, hi = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if how["scheme"] == "sym_full" else (0, (1 << bits) - 1)
+    narrow = fault == "lowest_code_lost" or (how["scheme"] == "sym_narrow" and fault != "lowest_code_kept")
+    lo, hi = (narrow - (1 << (bits - 1)), (1 << (bits - 1)) - 1) if how["scheme"] in SIGNED else (0, (1 << bits) - 1)
     codes = np.clip(np.rint(group / scale) + zero, lo, hi)
     away = np.abs((scale * (codes - group.dtype.type(zero))).astype(group.dtype) - group)
     if fault == "largest_error":

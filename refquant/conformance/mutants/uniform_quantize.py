@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import ml_dtypes
 import numpy as np
@@ -52,6 +53,11 @@ FAULTS: dict[str, tuple[str, str]] = {
     "full_divisor": ("ordinary", "symmetric scales are divided by 2^(b-1)"),
     "row_scales": ("shared-range", "every row has a scale of its own"),
     "absolute_zero_limit": ("one-sided", "zero points are clipped to the codes where the scheme does not"),
+    "block_first_row": ("block-tile", "the first row of a block makes its range"),
+    "block_all_rows": ("block-tile", "the range of a block is that of its columns in all rows"),
+    "block_all_columns": ("block-tile", "the range of a block is that of its rows in all columns"),
+    "block_tail_above": ("block-tile", "a block with fewer rows has the range of the block above"),
+    "block_grid_turned": ("block-tile", "scales are written by columns of blocks"),
 }
 """``name: (flag that must catch it, what is wrong)``."""
 
@@ -84,7 +90,8 @@ def quantize(inputs: Arrays, parameters: Parameters, *, fault: str = "") -> Mapp
     zeros: dict[tuple[int, int], int] = {}
     before: tuple[Array, int, Array] | None = None
     whole = parameters["granularity"] == "tensor"
-    for tile, place, seen in _tiles(x, parameters["group"], whole, fault):
+    tiles = _blocks(x, parameters["group"], fault) if parameters["granularity"] == "block" else _tiles(x, parameters["group"], whole, fault)
+    for tile, place, seen in tiles:
         values = x[seen]
         if fault == "tail_padded" and parameters["group"] and values.size % parameters["group"]:
             values = np.append(values, x.dtype.type(0))
@@ -124,6 +131,21 @@ def _tiles(x: Array, group: int | None, whole: bool, fault: str) -> Iterator[tup
             if fault == "boundary_early":
                 place = slice(max(0, start - 1), stop - 1 if stop < columns else columns)
             yield (row, tile), (row, place), (row, slice(start, stop + 1) if fault == "boundary_late" else place)
+
+
+def _blocks(x: Array, side: int, fault: str) -> Iterator[tuple[tuple[int, int], Place, Place]]:
+    """As :func:`_tiles`, of squares."""
+    rows, columns = x.shape
+    for top, left in product(range(0, rows, side), range(0, columns, side)):
+        down, across = slice(top, top + side), slice(left, left + side)
+        seen = {
+            "block_first_row": (slice(top, top + 1), across),
+            "block_all_rows": (slice(None), across),
+            "block_all_columns": (down, slice(None)),
+            "block_tail_above": (slice(top - side, top) if 0 < top > rows - side else down, across),
+        }
+        tile = (left // side, top // side) if fault == "block_grid_turned" else (top // side, left // side)
+        yield tile, (down, across), seen.get(fault, (down, across))
 
 
 def _grid(values: Array, scheme: _Scheme, stored: str | None, fault: str) -> tuple[Array, int, Array]:

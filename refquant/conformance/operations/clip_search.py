@@ -40,6 +40,7 @@ def _rows() -> dict[str, tuple[tuple[str, ...], list[float]]]:
     bell = [0.02 * (i - 5.5) * (1 + 0.1 * (i - 5.5) * (i - 5.5)) for i in range(12)]
     return {
         "outlier": (("clip-search", "outlier"), [2.5 if i == 3 else value / 3 for i, value in enumerate(bell)]),
+        "below": (("clip-search", "lowest-code"), [-2.0 if i == 3 else (i % 4 - 1) * 0.5 + 0.01 for i in range(12)]),
         "bell": (("clip-search", "negative"), bell),
         "one-sided": (("clip-search", "one-sided"), [0.3 + abs(value) for value in bell]),
         "zeros": (("search-tie", "zero-range"), [0.0] * 12),
@@ -73,7 +74,7 @@ def _case(scheme: str, bits: int, group: int | None, name: str, dtype: str) -> C
 
 
 def cases() -> Iterator[Case]:
-    """Three schemes, two widths, whole rows and groups with a ragged tail."""
+    """Five schemes, two widths, whole rows and groups with a ragged tail."""
     for name in _rows():
         yield _case("asym_incl0", 4, None, name, "float64")
         yield _case("asym_incl0", 3, 8, name, "float32")
@@ -81,6 +82,11 @@ def cases() -> Iterator[Case]:
         for name in ("outlier", "bell", "zeros"):
             yield _case(scheme, 4, None, name, "float64")
         yield _case(scheme, 3, 8, "one-sided", "float32")
+    for name in ("outlier", "bell", "one-sided"):
+        yield _case("asym_minmax", 3, None, name, "float64")
+        yield _case("sym_narrow", 3, 8, name, "float32")
+    for scheme in ("sym_full", "sym_narrow"):
+        yield _case(scheme, 3, None, "below", "float64")
 
 
 OPERATION = Operation(
@@ -96,7 +102,7 @@ OPERATION = Operation(
         Part("zero", "one zero point a tile; 0 where the scheme has none", "int32", "[rows, column tiles]"),
     ),
     parameters=(
-        Parameter("scheme", "asym_incl0, sym_gptq or sym_full"),
+        Parameter("scheme", "asym_incl0, asym_minmax, sym_gptq, sym_full or sym_narrow"),
         Parameter("bits", "2 to 16"),
         Parameter("group", "columns that share a scale, the last group may be shorter; null: whole rows"),
         Parameter("steps", "how many shrinkages are tried"),

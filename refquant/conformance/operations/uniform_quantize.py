@@ -39,8 +39,9 @@ sym_gptq: s = (m - -m) / L; if m = 0, m = 1; z = 2^(b-1). sym_gptq_half_range: s
 
 def spec_of(parameters: Parameters) -> QuantSpec:
     """The spec that a case's parameters say."""
-    group = parameters["group"]
-    tiling = Tiling.tensor() if parameters["granularity"] == "tensor" else Tiling.channel() if group is None else Tiling.group(group)
+    group, granularity = parameters["group"], parameters["granularity"]
+    tiling = Tiling.channel() if group is None else Tiling.block(group, group) if granularity == "block" else Tiling.group(group)
+    tiling = Tiling.tensor() if granularity == "tensor" else tiling
     return spec(
         f"int{parameters['bits']}",
         scheme=parameters["scheme"],
@@ -59,26 +60,39 @@ def reference(inputs: Arrays, parameters: Parameters, *, arithmetic: Arithmetic 
 
 
 def by_oracle(x: Array, parameters: Parameters) -> tuple[dict[str, Array], Array, list[list[UniformGrid]]]:
-    """Outputs and decision margins by exact fractions, and the grids of each row (of all rows together under one scale)."""
+    """Outputs and decision margins by exact fractions, and the grids of each row (of every tile that spans several rows)."""
     how = spec_of(parameters)
     stored, working = parameters["scale_format"], "float64" if x.dtype == np.float64 else "float32"
     asked = str(parameters["scheme"])
     name = ORACLE_NAMES.get(asked, asked)
     scheme = Uniform(name, parameters["bits"], BINARY[working], BINARY.get(stored), parameters["rounding"])
-    lines = [x.reshape(-1)] if parameters["granularity"] == "tensor" else list(x)
-    coded = [quantize_row(row(line), scheme, parameters["group"]) for line in lines]
-    span = parameters["group"] or len(lines[0])
-    margins = [
-        [max(Fraction(0), margin(value, line.codes[i], line.grids[i // span])) for i, value in enumerate(row(xs))]
-        for xs, line in zip(lines, coded, strict=True)
-    ]
+    places, group, counts = _lines(x.shape, parameters)
+    lines = [x.ravel()[place] for place in places]
+    coded = [quantize_row(row(line), scheme, group) for line in lines]
+    codes, margins = np.zeros(x.size, how.format.dtype), np.zeros(x.size, np.float32)
+    for place, xs, line in zip(places, lines, coded, strict=True):
+        span = group or len(xs)
+        codes[place] = line.codes
+        margins[place] = [float(max(Fraction(0), margin(value, line.codes[i], line.grids[i // span]))) for i, value in enumerate(row(xs))]
     grids = [line.grids for line in coded]
     found = {
-        "codes": np.array([line.codes for line in coded], dtype=how.format.dtype).reshape(x.shape),
-        "scale": np.array([[float(grid.scale) for grid in line] for line in grids]).astype(FLOAT_DTYPES[stored or working]),
-        "zero": np.array([[grid.zero for grid in line] for line in grids], dtype=np.int32),
+        "codes": codes.reshape(x.shape),
+        "scale": np.array([float(grid.scale) for line in grids for grid in line]).astype(FLOAT_DTYPES[stored or working]).reshape(counts),
+        "zero": np.array([grid.zero for line in grids for grid in line], dtype=np.int32).reshape(counts),
     }
-    return found, np.array([[float(m) for m in line] for line in margins], dtype=np.float32).reshape(x.shape), grids
+    return found, margins.reshape(x.shape), grids
+
+
+def _lines(shape: tuple[int, ...], parameters: Parameters) -> tuple[list[Array], int | None, tuple[int, int]]:
+    """Places in the flat array that are coded together, the run that shares a scale within them, and how many tiles there are each way."""
+    places, group = np.arange(shape[0] * shape[1]).reshape(shape), parameters["group"]
+    if parameters["granularity"] == "tensor":
+        return [places.ravel()], None, (1, 1)
+    if parameters["granularity"] == "row":
+        return list(places), group, (shape[0], -(-shape[1] // (group or shape[1])))
+    corners = list(product(range(0, shape[0], group), range(0, shape[1], group)))
+    tiles = [places[top : top + group, left : left + group].ravel() for top, left in corners]
+    return tiles, None, (-(-shape[0] // group), -(-shape[1] // group))
 
 
 def _case(scheme: str, bits: int, tiling: str, stored: str, name: str, dtype: str = "float32", rounding: str = "half_even") -> Case:
@@ -133,6 +147,34 @@ def _saturates(x: Array, expected: dict[str, Array], parameters: Parameters) -> 
     return bool(((steps > how.format.hi + 0.5) | (steps < how.format.lo - 0.5)).any())
 
 
+def _block_case(scheme: str, bits: int, stored: str) -> Case:
+    """Tiles of 4 x 4 of a matrix that ends within tiles both ways: one of them zero, one without the other sign, all of another size."""
+    sizes = np.array([[1.0, 37.0, 0.2], [5.0, 0.01, 0.0]])
+    i, j = np.indices((6, 10))
+    numbers = (i * 7 + j * 5) % 17 - np.where((i < 4) & (j >= 8), -1.0, 8.0)
+    x = (numbers / 8 * sizes[i // 4, j // 4]).astype(np.float32)
+    parameters = {
+        "scheme": scheme,
+        "bits": bits,
+        "granularity": "block",
+        "group": 4,
+        "scale_format": STORED[stored],
+        "rounding": "half_even",
+    }
+    expected, margins, _ = by_oracle(x, parameters)
+    flags = ("block-tile", "ragged-group", "zero-range", *("stored-scale",) * (stored != "own"))
+    return Case(
+        operation=NAME,
+        slug=f"{scheme}-b{bits}-block4-{stored}",
+        parameters=parameters,
+        inputs={"x": x},
+        expected=expected,
+        margins={"codes": margins},
+        flags=flags,
+        lane="exact",
+    )
+
+
 def cases() -> Iterator[Case]:
     """Every combination on one pattern in turn, and every pattern at the usual widths."""
     names = list(PATTERNS)
@@ -145,6 +187,8 @@ def cases() -> Iterator[Case]:
         yield _case("asym_incl0", 4, "g16", "own", name, dtype)
     for rounding, name in product(("half_away", "trunc_half", "floor", "ceil"), ("ramp", "ties")):
         yield _case("sym_narrow", 4, "g16", "own", name, rounding=rounding)
+    for scheme, (bits, scale) in product(SCHEMES, ((4, "own"), (8, "f16"))):
+        yield _block_case(scheme, bits, scale)
 
 
 def _stream(scheme: str, number: int) -> Stream:
@@ -178,8 +222,8 @@ OPERATION = Operation(
     parameters=(
         Parameter("scheme", f"one of {', '.join(SCHEMES)}"),
         Parameter("bits", "2 to 16"),
-        Parameter("granularity", "row: tiles lie inside rows; tensor: one tile for all"),
-        Parameter("group", "columns that share a scale, the last group may be shorter; null: whole rows"),
+        Parameter("granularity", "row: tiles lie inside rows; tensor: one tile for all; block: squares of group x group"),
+        Parameter("group", "columns (of blocks, rows too) that share a scale, the last tile may be shorter; null: whole rows"),
         Parameter("scale_format", "null (the working dtype), float16 or bfloat16"),
         Parameter("rounding", "of the quotient: half_even, half_away, trunc_half, floor, ceil; zero points always round half to even"),
     ),
