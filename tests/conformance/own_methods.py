@@ -312,12 +312,13 @@ def fair_adaptation_checks() -> Iterator[Check]:
     values = st.tuples(st.integers(1, 4), st.integers(1, 5)).flatmap(lambda shape: confidences(np.ones(shape, dtype=bool)))
     known = Traits(nan="raise", infinity="raise", keeps_zero="visible tokens weigh the floor")
     ties = "of equal confidences the first is on the frontier, and means are sums in order"
-    row = replace(known, tiling=Tiling.channel(), order_free=ties, monotone=ties)
-    yield partial(check_quantizer, lambda s: fair_weights(s > 0.5, s), traits=row, values=values, examples=8)
-    alone = replace(known, tiling=ELEMENTS, order_free=True, monotone=True)
-    yield partial(
-        check_quantizer, lambda s: fair_weights(s > 0.5, s, frontier=0, normalize="none"), traits=alone, values=values, examples=8
+    row, alone = (
+        {"tiling": Tiling.channel(), "order_free": ties, "monotone": ties},
+        {"tiling": ELEMENTS, "order_free": True, "monotone": True},
     )
+    for promises, options in ((row, {}), (alone, {"frontier": 0, "normalize": "none"})):
+        f = partial(lambda s, options: fair_weights(s > 0.5, s, **options), options=options)
+        yield partial(check_quantizer, f, traits=replace(known, **promises), values=values, examples=8)
 
 
 CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
