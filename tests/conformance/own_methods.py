@@ -47,6 +47,8 @@ Check = Callable[[], LawReport]
 ELEMENTS = Tiling((1, 1))
 REFUSED = (NumericalError,)
 SITE = ScaleSite(place="attn_in", searched=("linear",), consumers=("linear",))
+SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
+PROBABLE = st.sampled_from([0.0, 1.0, 0.5, 0.25, 1 / 30, 1e-40, 0.1]) | st.floats(0, 1, width=32)
 
 
 def on_expanded_grid(how: QuantSpec) -> Callable[..., np.ndarray]:
@@ -100,8 +102,6 @@ def static_checks() -> Iterator[Check]:
 
 
 def probabilities_checks() -> Iterator[Check]:
-    shape = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
-    elements = st.sampled_from([0.0, 1.0, 0.5, 0.25, 1 / 30, 1e-40, 0.1]) | st.floats(0, 1, width=32)
     known = Traits(tiling=ELEMENTS, nearest=True, monotone=True, keeps_zero=True, idempotent=True, nan="raise", infinity="raise")
     known = replace(known, order_free=True, symmetric="probabilities have no sign", scalable="the grid is fixed, or ends with the row")
     for ranged, dtype, tiling in (
@@ -109,7 +109,7 @@ def probabilities_checks() -> Iterator[Check]:
         ("unit", "float64", Tiling((None, None))),
         ("row_max", "float32", Tiling.channel()),
     ):
-        values, f = hnp.arrays(dtype, shape, elements=elements), partial(quantize_probabilities, bits=4, range=ranged)
+        values, f = hnp.arrays(dtype, SHAPES, elements=PROBABLE), partial(quantize_probabilities, bits=4, range=ranged)
         yield partial(check_quantizer, f, traits=replace(known, tiling=tiling), values=values, examples=10)
 
 
@@ -280,8 +280,7 @@ def lloyd_max_checks() -> Iterator[Check]:
     corrected = replace(promised, nearest="the scale is corrected after the codes were chosen")
     yield partial(check_quantizer, partial(lloyd_max, spec=how), traits=corrected, refusals=REFUSED, examples=7)
     # Away from 0, where no tile is empty and no number stands between two levels of opposite signs.
-    shape = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
-    nonzero = hnp.arrays("float64", shape, elements=st.floats(0.01, 4).flatmap(lambda v: st.sampled_from([v, -v])))
+    nonzero = hnp.arrays("float64", SHAPES, elements=st.floats(0.01, 4).flatmap(lambda v: st.sampled_from([v, -v])))
     mirrored = replace(corrected, scalable=True, symmetric=True)
     laws = ["scaling", "sign_symmetry"]
     yield partial(check_quantizer, partial(lloyd_max, spec=how), traits=mirrored, values=nonzero, laws=laws, examples=7)
@@ -299,12 +298,10 @@ def tac_checks() -> Iterator[Check]:
 
 
 def log2_softmax_checks() -> Iterator[Check]:
-    shape = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
-    elements = st.sampled_from([0.0, 1.0, 0.5, 0.25, 1 / 30, 1e-40, 0.1]) | st.floats(0, 1, width=32)
     known = Traits(tiling=ELEMENTS, monotone=True, idempotent=True, order_free=True, nan="raise", infinity="raise")
     known = replace(known, nearest="nearest in the logarithm", symmetric="probabilities have no sign", scalable="1 is the largest power")
     for last, dtype, kept in (("zero", "float32", True), ("power", "float64", "the last code is a power")):
-        f, values = partial(quantize_log2, bits=4, last=last), hnp.arrays(dtype, shape, elements=elements)
+        f, values = partial(quantize_log2, bits=4, last=last), hnp.arrays(dtype, SHAPES, elements=PROBABLE)
         yield partial(check_quantizer, f, traits=replace(known, keeps_zero=kept), values=values, examples=8)
 
 
