@@ -24,15 +24,18 @@ from refquant.report.vectors import plain_table
 from refquant.storage import canonical_json, write_text
 
 EPILOG = """\b
-Examples:
-  refquant conform --backend mypackage.kernels:backend
-  refquant conform --pipe './kernel --quiet' --level codes --out report.html
-  refquant conform --files questions/          write questions; run yours; type it again
+Exit codes: 0 all conform, 1 something does not, 2 usage, 3 bad input file or a command that says no hello.
+docs/conformance.md goes from nothing to a first report; there ./kernel is a command of yours:
+
+\b
   refquant conform --pipe ./kernel --operation 'uniform.*' --flag tie
   refquant conform --pipe ./kernel --expected known.toml --strict --out junit.xml
 
-docs/conformance.md goes from nothing to a first report.
-Exit codes: 0 all conform, 1 something does not, 2 usage, 3 bad input file or a command that says no hello.
+\b
+Examples:
+  refquant conform --backend refquant.conformance.own:backend
+  refquant conform --backend refquant.conformance.own:backend --level codes --out report.html
+  refquant conform --files questions --operation 'rounding.*'
 """
 SUFFIXES = {".json": "json", ".xml": "junit", ".html": "html"}
 

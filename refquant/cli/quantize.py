@@ -54,8 +54,7 @@ Examples:
   refquant quantize --recipe gptq-w4a4 --dry-run
   refquant quantize --recipe w3 --out w3-folder --quick
   refquant quantize --recipe rtn-w4a16 --out rtn-folder --no-compare --format json
-  refquant quantize LLaDA-8B-Base --recipe rtn-w4a16 --out llada-4bit --stream
-  refquant quantize LLaDA-8B-Base --recipe rtn-w4a16 --out llada-4bit --stream --resume
+  refquant quantize --recipe rtn-w4a16 --out streamed --stream
   refquant quantize --recipe w3 --out same-everywhere --no-compare --quick --lane ordered
 """
 

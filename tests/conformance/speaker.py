@@ -114,4 +114,5 @@ def main():
         sys.exit(7)
 
 
-main()
+if __name__ == "__main__":
+    main()

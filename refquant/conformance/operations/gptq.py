@@ -176,6 +176,8 @@ def _large(scheme: str, bits: int, group: int | None, act_order: bool, static: b
     inputs = {"weight": weight, "hessian": FAST.matmul(tokens.T, tokens)}
     parameters = {"scheme": scheme, "bits": bits, "group": group, "act_order": act_order, "static_groups": static, "damping": 0.01}
     trace = _trace(inputs, parameters, ORDERED)
+    margins = np.empty_like(trace.margins)
+    margins[:, trace.order] = trace.margins  # a trace's are in the order of the sweep
     tile = "row" if group is None else f"{'static' if static else 'dynamic'}-g{group}"
     flags = ("compensation", "dead-column", "equal-diagonal") + ("act-order",) * act_order
     return Case(
@@ -185,7 +187,7 @@ def _large(scheme: str, bits: int, group: int | None, act_order: bool, static: b
         inputs=inputs,
         expected=_outputs(trace),
         rules={"codes": margin(BOUND)} | {part: scaled(1e-9) for part in ("scale", "damped", "factor", "errors")},
-        margins={"codes": trace.margins},
+        margins={"codes": margins},
         flags=flags + ("group-statistics",) * (group is not None) + ("ragged-group",) * (group is not None and columns % group != 0),
         lane="ordered",
         source="ordered",

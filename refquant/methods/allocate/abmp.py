@@ -30,7 +30,7 @@ CARD = Card(
     ),
     departures=("ties go to the block further left; a short last block counts as a block",),
     guarantees=("the mean over blocks is the given number of bits", "a block with more bits has no lower score than one with fewer"),
-    lane="exact (scores: ordered in ORDERED, bounded in FAST)",
+    lane="exact for given scores",
     cost="one sum over Z, one sort of the blocks",
     oracle="enumeration of small cases",
 )

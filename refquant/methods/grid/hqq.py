@@ -45,7 +45,7 @@ CARD = Card(
     ),
     departures=("groups are tiles of the spec, not strides over the flat array", "sums are the arithmetic's, not torch's"),
     guarantees=("without iterations: the authors' bytes; with them: the mean error is that of the best iteration within one step",),
-    lane="exact without iterations, else ordered or bounded",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="one pass, and two powers a weight an iteration",
     oracle="hqq 0.2.8",
     laws=tuple(

@@ -64,7 +64,7 @@ CARD = Card(
         "G is orthogonal: the function is preserved in real arithmetic",
         "max - min of the calibration inputs is never larger after a rotation than before it",
     ),
-    lane="ordered (products and mixing matrices go through the Arithmetic)",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="a search: steps x tokens x n x B multiplications; online n (2 B) a token",
     oracle="Hsu1023/DuQuant's recorded base rotations, permutations, and inputs after recorded rotations",
     laws=tuple("finite function_preserved determinism inputs_untouched".split()),

@@ -74,7 +74,7 @@ CARD = Card(
         "the function is preserved in real arithmetic; logits in float64 within 1e-10 of their largest",
         "signs come from raw words: the same on every machine",
     ),
-    lane="ordered (butterflies are exact in order; bases that are no power of two go through the Arithmetic)",
+    lane="ordered (powers of two: in FAST too)",
     cost="offline d log d a weight row; online n log n a token before attn_out and the MLP's last linear, and per head of q and k",
     oracle="spcl/QuaRot's recorded transforms, bases, random matrices and rotation invariance; function preservation on every family",
 )

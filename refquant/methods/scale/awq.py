@@ -79,7 +79,7 @@ CARD = Card(
         "the loss at the chosen alpha is at most that at alpha = 0, and that of the chosen limits at most that of no limits",
         "a limit is at least 0.55 of its group's maximum",
     ),
-    lane="bounded (FAST)",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="20 forward passes of the module; for the limits 10 x out x in x group multiplications",
     oracle="mit-han-lab/llm-awq at d6e797a: losses of all candidates, factors, limits",
     laws=tuple("finite function_preserved determinism inputs_untouched".split()),

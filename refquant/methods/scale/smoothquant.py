@@ -59,7 +59,7 @@ CARD = Card(
         "the layer's function is preserved: a Rewrite of one joint",
         "alpha = 1/2 makes both maxima sqrt(a_j m_j), where no floor acts",
     ),
-    lane="bounded (FAST) for alpha other than 0, 1/2 and 1; exact for those",
+    lane="ordered in ORDERED, bounded in FAST",
     cost="one pass over calibration tokens, one over the weights",
     oracle="mit-han-lab/smoothquant at c61476d, float16, float32 and float64",
     laws=tuple("finite function_preserved determinism inputs_untouched layout_independence".split()),
