@@ -77,6 +77,7 @@ def degradation(results: Results) -> str:
             spread = _bars([e for _, e in there])
             axis.errorbar(at, mean, yerr=spread, marker="o", markersize=3, linestyle="none", capsize=2, label=method, **_look(number))
         axis.set_xticks(range(len(widths)), widths)
+        axis.set_xlim(-0.6, len(widths) - 0.4)
         axis.set_yscale("symlog", linthresh=0.01)
         axis.set_title(TITLES[kind])
     canvas.axes[0].set_ylabel("increase of the NLL bound, nats a token")

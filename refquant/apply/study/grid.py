@@ -67,7 +67,9 @@ METHODS: dict[str, Method] = {
 STATES = ("clean", "iid", "rollout", "tmas")
 """Of the calibration ablation, GPTQ at W4A4; "iid" is the grid's own cell."""
 SHIPPED = ("smoothquant-qdlm-w4a4", "quarot-qdlm-w4a4", "quarot-gptq-w4a4", "duquant-w4a4", "awq-w4a4")
-"""At W4A4, each with its own activations, grids and clip ratios."""
+"""The published setups at W4A4, each with its own activations, grids and clip ratios."""
+NEWER = ("fair-adaptation-w4a4", "soloq-w4a4", "tac-gptq-w4a4", "dash-q-w3", "quant-dllm-w2")
+"""What came after, as shipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ def cells(
     Examples
     --------
     >>> len(cells()), cells()[0].label
-    (127, 'W4A4 RTN, outliers')
+    (137, 'W4A4 RTN, outliers')
     """
     for given, known, what in (
         (widths, WIDTHS, "width"),
@@ -130,7 +132,7 @@ def _cells(widths: Sequence[str], methods: Sequence[str], kinds: Sequence[Kind],
             for states in STATES:
                 if states != "iid" and "plain" in kinds:
                     yield Cell(kind="plain", group="calibration", width=width, method=states)
-    shipped = (*(SHIPPED if "W4A4" in widths and set(methods) == set(METHODS) else ()), *also)
+    shipped = (*((*SHIPPED, *NEWER) if set(widths) == set(WIDTHS) and set(methods) == set(METHODS) else ()), *also)
     for name in dict.fromkeys(shipped):
         for kind in kinds:
             yield Cell(kind=kind, group="shipped", width="as shipped", method=name)
