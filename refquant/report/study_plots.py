@@ -55,6 +55,15 @@ class Canvas:
             self.figure = figure.Figure(figsize=(5.0 * panels, height), layout="constrained")
             self.axes: list[Any] = list(np.ravel(self.figure.subplots(1, panels, sharey=share, squeeze=False)))
 
+    def legend(self) -> None:
+        """Name what is drawn in any of the axes, once, beside the last; nothing where nothing is drawn."""
+        named: dict[str, Any] = {}
+        for axis in self.axes:
+            handles, labels = axis.get_legend_handles_labels()
+            named |= dict(zip(labels, handles, strict=True))
+        if named:
+            self.axes[-1].legend(named.values(), named.keys(), fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+
     def svg(self) -> str:
         """The drawing, from ``<svg`` on."""
         with self.matplotlib.rc_context(STYLE):
@@ -81,7 +90,7 @@ def degradation(results: Results) -> str:
         axis.set_yscale("symlog", linthresh=0.01)
         axis.set_title(TITLES[kind])
     canvas.axes[0].set_ylabel("increase of the NLL bound, nats a token")
-    canvas.axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    canvas.legend()
     return canvas.svg()
 
 
@@ -115,7 +124,7 @@ def along_trajectory(results: Results, width: str, methods: Sequence[str]) -> st
         axis.set_xlabel("step")
         axis.set_title(f"{width}, {TITLES[kind]}")
     canvas.axes[0].set_ylabel("relative squared error of the logits")
-    canvas.axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    canvas.legend()
     return canvas.svg()
 
 
@@ -131,7 +140,7 @@ def by_mask_ratio(results: Results, width: str, methods: Sequence[str]) -> str:
         axis.set_xlabel("share of masked positions")
         axis.set_title(f"{width}, {TITLES[kind]}")
     canvas.axes[0].set_ylabel("increase of the cross-entropy, nats")
-    canvas.axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    canvas.legend()
     return canvas.svg()
 
 
@@ -169,7 +178,7 @@ def layer_errors(results: Results, width: str, methods: Sequence[str]) -> str:
         axis.set_yscale("log")
         axis.set_title(f"{width}, {TITLES[kind]}")
     canvas.axes[0].set_ylabel("relative squared error of the output")
-    canvas.axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    canvas.legend()
     return canvas.svg()
 
 
@@ -210,7 +219,7 @@ def outlier_curves(outliers: Sequence[Record]) -> str:
         axis.set_xscale("log")
         axis.set_xlabel("threshold")
         axis.set_title(title)
-    canvas.axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    canvas.legend()
     return canvas.svg()
 
 

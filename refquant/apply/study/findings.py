@@ -1,8 +1,9 @@
 """Published findings as statements, each with a rule that was written down before any number was seen, and the verdict on our numbers.
 
 Three verdicts: *reproduced*, *contradicted*, *not decidable at this size*. A rule looks at intervals only; where one holds the border, or a
-cell it needs was not run, nothing is decided. Nothing was tuned to come out either way. A verdict is about one small model and says so; it
-neither confirms nor refutes what was measured on models of eight billion parameters.
+cell that is compared was not run, nothing is decided. Statements over many cells are judged on those that were run, which the figures list.
+Nothing was tuned to come out either way. A verdict is about one small model; it neither confirms nor refutes what was measured on models of
+eight billion parameters.
 
 Levels of relative damage are the paper's: below 1 % negligible, above 4 % significant.
 """
@@ -124,7 +125,7 @@ def _three_bits(results: Results) -> Finding:
     return Finding(
         source=QDLM,
         claim="Weight-only at 4 bits is nearly free, at 3 bits it is not",
-        rule="Plain model: the damage at W3A16 exceeds twice that at W4A16, interval above 0, for every method; "
+        rule="Plain model: the damage at W3A16 exceeds twice that at W4A16, interval above 0, for every method that was run; "
         "contradicted if below 0 for most.",
         verdict=verdict,
         figures=tuple(lines) or ("not run: W4A16 and W3A16 of the plain model",),
@@ -240,7 +241,8 @@ def _gptq_or_awq(results: Results) -> Finding:
     return Finding(
         source=QDLM,
         claim="GPTQ is at least as good as AWQ in most weight-only cells",
-        rule="Equal sets of linears and grids: the paired difference is below 0 in most cells; contradicted if above 0 in most.",
+        rule="Of the cells that were run, equal sets of linears and grids: the paired difference is below 0 in most; "
+        "contradicted if above 0 in most.",
         verdict=_majority([None if sign is None else not sign for sign in signs]),
         figures=tuple(lines) or ("not run",),
     )
@@ -258,8 +260,8 @@ def _generation(results: Results) -> Finding:
     return Finding(
         source=QDLM,
         claim="Long generations (math, code) suffer more than likelihood tasks",
-        rule="A stand-in. Plain model, all cells of W4A16, W3A16, W8A8, W4A4: the relative loss of right answers (generated, one wrong "
-        "token is fatal) lies above the relative increase of the bound, intervals apart, in most cells; contradicted if below in most.",
+        rule="A stand-in. Plain model, finished cells of W4A16, W3A16, W8A8, W4A4: the relative loss of right answers (generated, one "
+        "wrong token is fatal) lies above the relative increase of the bound, intervals apart, in most; contradicted if below in most.",
         verdict=_majority(signs),
         figures=tuple(lines) or ("not run",),
     )
@@ -339,7 +341,8 @@ def _accumulation(results: Results) -> Finding:
     return Finding(
         source=DLLMQUANT,
         claim="Quantization errors accumulate along denoising steps (plain model, W4A4)",
-        rule="The free-running error of the logits is above the teacher-forced one, Student's interval over seeds, for most methods; "
+        rule="The free-running error of the logits is above the teacher-forced one, Student's interval over seeds, for most "
+        "methods that were run; "
         "contradicted if below for most.",
         verdict=_majority(signs),
         figures=tuple(lines) or ("not run, or too few seeds for an interval",),
