@@ -8,6 +8,7 @@ must hold for any number of threads is tested in processes of its own.
 """
 
 import os
+import signal
 
 import numpy as np  # noqa: F401  (BLAS must be loaded before it can be limited)
 import scipy.linalg  # noqa: F401
@@ -19,3 +20,6 @@ settings.register_profile("dev", deadline=None, max_examples=500, print_blob=Tru
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 BLAS_LIMITS = threadpool_limits(limits=1, user_api="blas")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts jobs in the background so, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -185,6 +185,7 @@ static const char *lacking(const char *line) {
     if (!is_text(value_of(line, "dtype"), "float32")) return "float32 only";
     if (strncmp(value_of(line, "scale_format"), "null", 4)) return "scales stay in float32";
     if (!is_text(value_of(line, "rounding"), "half_even")) return "half to even only";
+    if (is_text(value_of(line, "granularity"), "block")) return "rows and groups in rows only";
     return NULL;
 }
 

@@ -34,6 +34,8 @@ def quantize(inputs, parameters):
     symmetric = parameters["scheme"] in ("sym_full", "sym_narrow") and parameters["rounding"] == "half_even"
     if not symmetric or parameters["bits"] != 8 or x.dtype != np.float32 or group is None or group > BLOCK:
         raise NotImplementedError("symmetric 8-bit codes in groups of at most 32 only")
+    if parameters["granularity"] == "block":
+        raise NotImplementedError("groups in rows only")
     if parameters["scale_format"] == "bfloat16":
         raise NotImplementedError("scales are float16")
     codes, scales = [], []

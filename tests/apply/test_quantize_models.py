@@ -41,7 +41,11 @@ def test_exactly_the_linears_of_the_blocks_are_quantized(layout, method):
     parts = {"activations": {"method": "per_token"}, "values": {"method": "minmax"}}
     found = quantize_model(m, recipe({"method": method}, **parts), states, lambda *a: done.append(a))
     assert list(found.weights) == names == [r.name for r in found.records]
-    assert done == [("blocks", i + 1, m.config.n_layers) for i in range(m.config.n_layers)]
+    blocks = [step for step in done if step[0] == "blocks"]
+    assert blocks == [("blocks", i + 1, m.config.n_layers) for i in range(m.config.n_layers)]
+    linears = [step for step in done if step[0] != "blocks"]  # "block 1/2, q_proj", and how many of all are done
+    assert [step[1:] for step in linears] == [(i + 1, len(names)) for i in range(len(names))]
+    assert all(name.endswith(step[0].split(", ")[1]) for name, step in zip(names, linears, strict=True))
     attached = found.attach(m)
     assert {n for n, linear in attached.linears.items() if isinstance(linear, QuantizedLinear)} == set(names)
     # Embedding and head see and give full precision: the same arrays, the same function.
