@@ -29,7 +29,7 @@ EPILOG = """\b
 Examples:
   refquant study qdlm --quick
   refquant study qdlm --out study --workers 2
-  refquant study qdlm --small --minutes 30 --out study
+  refquant study qdlm --minutes 30 --out study
 
 Run it again with the same --out and only the missing cells are computed.
 """
@@ -38,7 +38,7 @@ Run it again with the same --out and only the missing cells are computed.
 @click.command(epilog=EPILOG)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("qdlm"), show_default=True, help="Folder of cells and report.")
 @click.option("--quick", is_flag=True, help="A corner of the grid in a few minutes, two seeds.")
-@click.option("--small", is_flag=True, help="The whole grid, five seeds, on a third of the data.")
+@click.option("--large", is_flag=True, help="The whole grid on twice the data and more; hours.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Number of calibration seeds, from 0.")
 @click.option("--width", "widths", multiple=True, type=click.Choice(list(WIDTHS)), help="Only this width; may be repeated.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Only this method; may be repeated.")
@@ -48,7 +48,7 @@ Run it again with the same --out and only the missing cells are computed.
 def qdlm(
     out: Path,
     quick: bool,
-    small: bool,
+    large: bool,
     seeds: int | None,
     widths: tuple[str, ...],
     methods: tuple[str, ...],
@@ -58,7 +58,7 @@ def qdlm(
 ) -> None:
     """Bit widths, methods, a plain model and one with outliers: cell by cell, with one HTML page and JSON lines at the end."""
     require_matplotlib()  # hours later would be late to hear of it
-    settings = _settings(quick, small, seeds)
+    settings = _settings(quick, large, seeds)
     wanted = cells(
         widths or (QUICK[0] if quick else tuple(WIDTHS)),
         methods or (QUICK[1] if quick else tuple(METHODS)),
@@ -78,17 +78,17 @@ def qdlm(
             lambda _, done, total: progress("cells", done, total),
             lambda: minutes is None or time.monotonic() - began < 60 * minutes,
         )
-        write_report(out, lab, wanted, outcome, "refquant study qdlm" + (" --quick" if quick else " --small" if small else ""))
+        write_report(out, lab, wanted, outcome, "refquant study qdlm" + (" --quick" if quick else " --large" if large else ""))
     click.echo(f"{out / PAGE}")
     click.echo(f"{out / RAW}")
     if outcome.left_out:
         click.echo(f"{len(outcome.left_out)} of {len(wanted)} cells were not run; run the same command again for them", err=True)
 
 
-def _settings(quick: bool, small: bool, seeds: int | None) -> Settings:
-    if quick and small:
-        raise UsageError("--quick and --small are both given; one of them is allowed")
-    found = Settings.quick() if quick else Settings.small() if small else Settings()
+def _settings(quick: bool, large: bool, seeds: int | None) -> Settings:
+    if quick and large:
+        raise UsageError("--quick and --large are both given; one of them is allowed")
+    found = Settings.quick() if quick else Settings.large() if large else Settings()
     return found if seeds is None else found.replace(seeds=seeds)
 
 

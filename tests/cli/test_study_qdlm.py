@@ -33,7 +33,7 @@ def test_cells_page_and_lines(beside, run, tmp_path):
     again = run(*WORDS)
     assert again.code == 0
     assert read_raw(tmp_path / "here" / "found" / "qdlm.jsonl")[0] == head
-    other = run("study", "qdlm", "--small", "--width", "W4A4", "--method", "RTN", "--out", "found", "--seeds", "1")
+    other = run("study", "qdlm", "--width", "W4A4", "--method", "RTN", "--out", "found", "--seeds", "1")
     assert other.code == 3
     assert "belongs to another study: settings." in other.err
 
@@ -47,5 +47,5 @@ def test_no_time_no_cells(beside, run, tmp_path):
 
 
 def test_refusals(run):
-    assert run("study", "qdlm", "--quick", "--small").code == 2
+    assert run("study", "qdlm", "--quick", "--large").code == 2
     assert run("study", "qdlm", "--also", "magic").code == 2
