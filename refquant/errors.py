@@ -44,3 +44,6 @@ class NotPositiveDefiniteError(NumericalError):
     def __init__(self, message: str, pivot: int) -> None:
         super().__init__(message)
         self.pivot = pivot
+
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        return type(self), (str(self), self.pivot)  # it may be raised in another process than it is told in

@@ -21,6 +21,7 @@ from refquant.errors import InputError, UsageError
 from refquant.methods.diffusion.tmas import tmas
 from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.draws import permutation, sample_without_replacement, uniforms
+from refquant.numerics.frozen import by_constructor
 
 Progress = Callable[[str, int, int], None]
 LOGITS = 1 << 25
@@ -46,6 +47,8 @@ class CalibrationState:
     masked: Array
     final_ids: Array
     line: int
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         for name in ("ids", "masked", "final_ids"):

@@ -16,6 +16,7 @@ from refquant.core.qtensor import Origin
 from refquant.errors import InputError, UsageError
 from refquant.numerics.arrays import Array, Float64Array, read_only
 from refquant.numerics.casting import as_float64, float_dtype
+from refquant.numerics.frozen import by_constructor
 
 MOST_ORDERS = 3
 
@@ -107,6 +108,8 @@ class BinaryTensor:
     column_scales: Array
     spec: BinarySpec
     origin: Origin = field(default=Origin(method="unknown"))
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         for name in ("codes", "orders", "row_scales", "column_scales"):

@@ -13,6 +13,7 @@ from refquant.core.tiling import Tiling
 from refquant.errors import InputError, NumericalError
 from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.casting import FLOAT_DTYPES, as_float64, float_dtype, round_scale
+from refquant.numerics.frozen import by_constructor
 from refquant.numerics.rounding import round_to_integer
 
 RANGE_FLOOR = 1e-5
@@ -52,6 +53,8 @@ class Grid:
     coded: CodedScales | None = None
     multiplier: Array | None = None
     signed: bool = False
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", read_only(np.asarray(self.scale)))

@@ -19,6 +19,7 @@ from refquant.core.spec import QuantSpec
 from refquant.errors import InputError
 from refquant.formats import require_codes
 from refquant.numerics.arrays import Array, read_only
+from refquant.numerics.frozen import by_constructor
 
 Parameter = str | int | float | bool | None
 
@@ -71,6 +72,8 @@ class Origin:
     version: str = "1"
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
+    __reduce__ = by_constructor
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
 
@@ -117,6 +120,8 @@ class QTensor:
     permutation: Array | None = None
     origin: Origin = field(default=Origin(method="unknown"))
     coded: CodedScales | None = None
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         codes, fmt = np.asarray(self.codes), self.spec.format

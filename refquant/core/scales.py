@@ -24,6 +24,7 @@ from refquant.errors import InputError, UsageError
 from refquant.formats import Format, IntFormat, decode, members_of, require_codes
 from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.casting import FLOAT_DTYPES
+from refquant.numerics.frozen import by_constructor
 
 ScaleRule = Literal["nearest", "floor", "even", "ceil", "rceil"]
 OuterKind = Literal["factor", "divisor"]
@@ -128,6 +129,8 @@ class CodedScales:
     codes: Array
     outer: Array | None = None
     offset: Array | None = None
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         for name in ("codes", "outer", "offset"):

@@ -10,6 +10,7 @@ from refquant.errors import InputError, NumericalError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, read_only
 from refquant.numerics.casting import FLOAT_DTYPES, as_float64
+from refquant.numerics.frozen import by_constructor
 from refquant.numerics.gram_digits import GramDigits
 
 
@@ -130,6 +131,8 @@ class Stats:
     hessian: Float64Array
     absmax: Array
     digits: GramDigits | None = None
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hessian", read_only(np.asarray(self.hessian)))

@@ -25,6 +25,7 @@ import numpy as np
 
 from refquant.errors import InputError, NumericalError
 from refquant.numerics.arrays import Array, Float64Array, IntArray, read_only
+from refquant.numerics.frozen import by_constructor
 from refquant.numerics.slicing import EXACT_BITS, exponents, largest
 
 BITS, DIGITS = 20, 4
@@ -62,6 +63,8 @@ class GramDigits:
     tokens: int
     top: IntArray
     parts: IntArray
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         if self.tokens > MOST_TOKENS:

@@ -24,6 +24,7 @@ import numpy as np
 
 from refquant.errors import InputError
 from refquant.numerics.arrays import Array
+from refquant.numerics.frozen import by_constructor
 from refquant.storage.border import PathLike, quoted, regular_file, telling
 from refquant.storage.header import DTYPES, Header, TensorEntry, read_header
 from refquant.storage.json_text import canonical_json, read_json
@@ -53,6 +54,8 @@ class Checkpoint:
     names: tuple[str, ...]
     files: tuple[Path, ...]
     _entries: Mapping[str, tuple[Path, TensorEntry]]
+
+    __reduce__ = by_constructor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`; ``InputError`` if there is none."""

@@ -18,6 +18,7 @@ from refquant.core.spec import QuantSpec
 from refquant.errors import InputError, UsageError
 from refquant.methods.card import Card, Equation
 from refquant.numerics.arrays import Array, read_only
+from refquant.numerics.frozen import by_constructor
 
 CARD = Card(
     name="static",
@@ -55,6 +56,8 @@ class Extremes:
 
     lo: Array
     hi: Array
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lo", read_only(self.lo))

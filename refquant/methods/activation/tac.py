@@ -25,6 +25,7 @@ from refquant.methods.card import Card, Equation
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, read_only
 from refquant.numerics.casting import as_float64
+from refquant.numerics.frozen import by_constructor
 from refquant.numerics.matrix_root import root_and_inverse_root
 
 CARD = Card(
@@ -66,6 +67,8 @@ class Moments:
     tokens: int
     total: Float64Array
     products: Float64Array
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", read_only(self.total))
@@ -123,6 +126,8 @@ class AffineCorrection:
 
     matrices: Array
     offset: Array
+
+    __reduce__ = by_constructor
 
     def __post_init__(self) -> None:
         for name in ("matrices", "offset"):
