@@ -60,7 +60,7 @@ class Scheme:
         the lowest code stands for the number of largest magnitude, whose sign the scale then takes (``signed_max_lower``,
         ``signed_max_upper``: which end wins if both are as large).
     steps : str
-        Divide the whole range by ``2^b - 1`` (``levels``), or its upper end by ``2^(b-1) - 1`` (``half_levels``), by ``2^(b-1)``
+        Divide the whole range by ``2^b - 1`` (``levels``; ``2^b - 2`` if narrow unsigned codes leave one out), or its upper end by ``2^(b-1) - 1`` (``half_levels``), by ``2^(b-1)``
         (``half_range``) or by the largest member of the format (``largest``); or divide each end by the code that it must not pass, and
         take the larger scale (``each_end``).
     zero : str
@@ -74,14 +74,15 @@ class Scheme:
         ``scale_floor``, ``scale_epsilon`` and ``scale_normal``, one of at least 1e-5, 2^-23, or the smallest normal number of the
         working dtype.
     signed, narrow : bool
-        The codes: signed or unsigned; whether a bare width such as ``int4`` means the format without the lowest code.
+        The codes: signed or unsigned; whether a bare width such as ``int4`` means the format without the lowest code, or, unsigned, without
+        the highest.
     reciprocal : bool
         Multiply by the rounded reciprocal of the scale instead of dividing, as torch and torchao do. It moves exact ties.
 
     Raises
     ------
     UsageError
-        If a rule is unknown, or two rules do not go together: steps of half the levels without a symmetric range, narrow unsigned
+        If a rule is unknown, or two rules do not go together: steps of half the levels without a symmetric range or with narrow unsigned
         codes, or a range as found (``minmax``) whose empty rule leaves tiles of equal numbers without a width.
     """
 
@@ -106,8 +107,8 @@ class Scheme:
         if self.range not in ranges.get(self.steps, ("absmax",)):
             fitting = ", ".join(ranges.get(self.steps, ("absmax",)))
             raise UsageError(f"scheme {self.name}: steps {self.steps!r} go with the ranges {fitting}, not with {self.range!r}")
-        if self.narrow and not self.signed:
-            raise UsageError(f"scheme {self.name}: narrow codes are signed")
+        if self.narrow and not self.signed and self.steps != "levels":
+            raise UsageError(f"scheme {self.name}: narrow unsigned codes go with the steps 'levels'; {self.steps!r} speak of signed ones")
         if self.range in ("minmax", "lower_with_zero") and self.empty in ("unit_range", "floor"):
             raise UsageError(
                 f"scheme {self.name}: under range {self.range!r} the rule {self.empty!r} leaves a tile of equal numbers without a width; "
@@ -191,6 +192,15 @@ PEER_SCHEMES: dict[str, Scheme] = {
         Scheme(name="brevitas_full", range="absmax", steps="half_range", zero="none", empty="span_floor_low", signed=True),
         Scheme(
             name="brevitas_asymmetric", range="lower_with_zero", steps="levels", zero="integer_first", empty="span_floor_low", signed=False
+        ),
+        Scheme(
+            name="brevitas_asymmetric_narrow",
+            range="lower_with_zero",
+            steps="levels",
+            zero="integer_first",
+            empty="span_floor_low",
+            signed=False,
+            narrow=True,
         ),
         Scheme(
             name="auto_round_symmetric", range="signed_max_upper", steps="half_range", zero="midpoint", empty="scale_floor", signed=False

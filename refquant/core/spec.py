@@ -186,7 +186,8 @@ class QuantSpec:
             return self.format.hi
         bits = self.format.bits
         half = 1 << (bits - 1)
-        return {"levels": (1 << bits) - 1, "half_range": half}.get(self.scheme.steps, half - 1)
+        left_out = isinstance(self.format, IntFormat) and self.format.narrow and not self.format.signed
+        return {"levels": (1 << bits) - 1 - left_out, "half_range": half}.get(self.scheme.steps, half - 1)
 
     def with_tiling(self, tiling: Tiling) -> QuantSpec:
         """Return the same spec for tiles of another shape."""

@@ -19,6 +19,8 @@ INTEGERS: tuple[IntFormat, ...] = tuple(
         *([IntFormat(bits=bits, signed=True, narrow=True)] if bits > 1 else []),
     )
 )
+# Apart, because golden vectors list those above one by one.
+NARROW_UNSIGNED: tuple[IntFormat, ...] = tuple(IntFormat(bits=bits, signed=False, narrow=True) for bits in range(2, 17))
 
 FLOATS: tuple[FloatFormat, ...] = (
     FloatFormat(name="binary16", exponent_bits=5, mantissa_bits=10, bias=15, infinities=True, nan="ieee"),
@@ -80,7 +82,7 @@ CODEBOOKS: tuple[Codebook, ...] = (
     Codebook(name="int4_q2", bits=4, table=fixed_point(4, 2)),
 )
 
-_ALL: tuple[Format, ...] = (*INTEGERS, *FLOATS, *CODEBOOKS)
+_ALL: tuple[Format, ...] = (*INTEGERS, *NARROW_UNSIGNED, *FLOATS, *CODEBOOKS)
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _ALL}
 
 
@@ -90,8 +92,8 @@ def find_format(name: str) -> Format:
     Parameters
     ----------
     name : str
-        ``int1`` .. ``int16``, ``uint1`` .. ``uint16``, ``int2_narrow`` .. ``int16_narrow``; the floating-point formats and codebooks of
-        :data:`FORMATS`; or any name that :func:`parse_float` reads.
+        ``int1`` .. ``int16``, ``uint1`` .. ``uint16``, ``int2_narrow`` .. ``int16_narrow``, ``uint2_narrow`` .. ``uint16_narrow``; the
+        floating-point formats and codebooks of :data:`FORMATS`; or any name that :func:`parse_float` reads.
 
     Raises
     ------
@@ -107,7 +109,7 @@ def find_format(name: str) -> Format:
     if found is None:
         named = ", ".join(entry.name for entry in FORMATS.values() if not isinstance(entry, IntFormat))
         raise UsageError(
-            f"unknown format {name!r}; known are int1 to int16, uint1 to uint16, int2_narrow to int16_narrow, {named}, "
+            f"unknown format {name!r}; known are int1 to int16, uint1 to uint16, both from 2 bits also with _narrow, {named}, "
             "and e<exponent bits>m<mantissa bits> with an optional ieee, fn, fnuz or finite behind it"
         )
     return found

@@ -20,19 +20,20 @@ class IntFormat:
     signed : bool
         Two's complement if true (``-2^(b-1) .. 2^(b-1)-1``), else ``0 .. 2^b-1``.
     narrow : bool
-        Leave out the lowest signed code, so that the range is symmetric: ``-(2^(b-1)-1) .. 2^(b-1)-1``.
+        Leave out a code: of signed ones the lowest, so that the range is symmetric, ``-(2^(b-1)-1) .. 2^(b-1)-1``; of unsigned ones the
+        highest, ``0 .. 2^b-2``, which is the same number of steps.
 
     Raises
     ------
     UsageError
-        If `bits` is out of range, or `narrow` is asked of an unsigned or a 1-bit format.
+        If `bits` is out of range, or `narrow` is asked of a 1-bit format.
 
     Examples
     --------
     >>> IntFormat(bits=4, signed=True, narrow=True).name
     'int4_narrow'
-    >>> IntFormat(bits=4, signed=False).hi
-    15
+    >>> IntFormat(bits=4, signed=False).hi, IntFormat(bits=4, signed=False, narrow=True).hi
+    (15, 14)
     """
 
     bits: int
@@ -44,8 +45,6 @@ class IntFormat:
             raise UsageError(f"an integer format has 1 to 16 bits, not {self.bits!r}")
         if not (isinstance(self.signed, bool) and isinstance(self.narrow, bool)):
             raise UsageError(f"signed and narrow are True or False, not {self.signed!r} and {self.narrow!r}")
-        if self.narrow and not self.signed:
-            raise UsageError(f"a narrow format leaves out the lowest signed code; uint{self.bits} is unsigned")
         if self.narrow and self.bits == 1:
             raise UsageError("a narrow 1-bit format would hold only the number 0; use at least 2 bits")
 
@@ -59,7 +58,7 @@ class IntFormat:
     @property
     def hi(self) -> int:
         """Largest member."""
-        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1 - int(self.narrow)
 
     @property
     def dtype(self) -> np.dtype[np.integer]:

@@ -89,7 +89,7 @@ def test_bare_widths_follow_the_scheme() -> None:
         ({"range": "max"}, "unknown range rule 'max'"),
         ({"zero": None}, "unknown zero rule None"),
         ({"steps": "half_levels", "range": "minmax_with_zero"}, "half_levels"),
-        ({"narrow": True}, "narrow codes are signed"),
+        ({"narrow": True, "steps": "each_end", "range": "minmax_with_zero"}, "narrow unsigned codes go with"),
         ({"signed": 0}, "True or False"),
         ({"range": "minmax"}, "without a width"),
     ],
