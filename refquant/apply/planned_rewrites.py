@@ -47,9 +47,11 @@ def planned_rewrites(m: Transformer, recipe: Recipe) -> PlannedRewrites:
     m = untied(m) if any(isinstance(part, Rotations) for part in recipe.rewrites) else m
     touched = set(m.parameters) - given  # a head of its own, and its bias
     bits = _correction_bits(m, recipe)
+    online: set[str] = set()
     for part in recipe.rewrites:
-        rewrite = make_rewriter(part).sketch(m)
+        rewrite = make_rewriter(part).sketch(m, online)
         if rewrite is not None:
+            online |= set(rewrite.online)
             touched |= _touched(m, rewrite)
             bits += sum(_bits(one) for transforms in rewrite.online.values() for one in transforms)
             bits += sum(_bits(one) for one in rewrite.scores.values())

@@ -17,7 +17,7 @@ import msgspec
 import tomli_w
 
 from refquant.apply.parts import Activations, AttentionOutput, Calibration, Part, Probabilities, QueriesKeys, Tokens, Values, Weights
-from refquant.apply.rewrite_parts import REWRITES, RewritePart, read_rewrite
+from refquant.apply.rewrite_parts import REWRITES, RewritePart, check_together, read_rewrite
 from refquant.errors import InputError, UsageError
 from refquant.storage import canonical_json, digest
 
@@ -37,7 +37,8 @@ class Recipe:
         What a block's calibration inputs come from: the blocks before it as quantized (weights, activations and attention product), or
         the float ones.
     rewrites : tuple of RewritePart
-        Function-preserving rewrites of the model (:mod:`refquant.apply.rewrite_parts`), in the order in which they are taken.
+        Function-preserving rewrites of the model (:mod:`refquant.apply.rewrite_parts`), in the order in which they are taken: those of
+        the whole model first.
 
     Examples
     --------
@@ -176,9 +177,11 @@ def _checked_rewrites(where: str, rewrites: tuple[RewritePart, ...]) -> tuple[Re
     if not isinstance(rewrites, tuple) or not all(isinstance(part, RewritePart) for part in rewrites):
         raise UsageError(f"{where} is a tuple of {', '.join(kind.__name__ for kind in REWRITES.values())}, not {rewrites!r}")
     try:
-        return tuple(read_rewrite(RewritePart, msgspec.to_builtins(part)) for part in rewrites)
-    except (msgspec.ValidationError, InputError) as error:
+        parts = tuple(read_rewrite(RewritePart, msgspec.to_builtins(part)) for part in rewrites)
+        check_together(parts)
+    except (msgspec.ValidationError, InputError, UsageError) as error:
         raise UsageError(f"{where}: {error}") from error
+    return parts
 
 
 def _refuse_unknown(tree: dict[str, Any], kind: type, where: str) -> None:

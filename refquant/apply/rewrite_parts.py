@@ -6,6 +6,7 @@ Another rewrite is another dataclass here, in the table `REWRITES`, and whoever 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -21,10 +22,24 @@ Fraction01 = Annotated[float, Meta(ge=0, le=1)]
 
 
 class RewritePart:
-    """One rewrite of a recipe."""
+    """One rewrite of a recipe.
+
+    Attributes
+    ----------
+    needs_calibration : bool
+        Whether it looks at data.
+    whole_model : bool
+        Whether it is taken on the whole model before the pass over the blocks; the others are, block by block.
+    """
 
     method: str
     needs_calibration: ClassVar[bool] = False
+    whole_model: ClassVar[bool] = False
+
+    @property
+    def turns_scores(self) -> bool:
+        """Whether queries and keys go through a transform of it."""
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +54,9 @@ class Smoothing(RewritePart):
     places : tuple of str
         Where: behind the norms (``attn_in``, ``mlp_in``) as published, and behind the value and up projections (``attn_out``,
         ``mlp_out``) as in the QDLM study.
-    weight_maximum : {"all", "first"}
-        Over all linears of a place, or the first one as in the QDLM study.
+    counted : tuple of str
+        Last names of the linears whose weights count; empty for all, as published. DuQuant's and the QDLM study's codes count ``q_proj``
+        and ``up_proj`` alone. Of a place with several linears at least one has to be named; one alone always counts.
     activation_floor : float
         Magnitudes of activations are at least this.
     inputs : {"float", "quantized"}
@@ -52,7 +68,7 @@ class Smoothing(RewritePart):
     method: Literal["smoothquant"] = "smoothquant"
     alpha: Fraction01 = 0.5
     places: tuple[Place, ...] = ("attn_in", "mlp_in")
-    weight_maximum: Literal["all", "first"] = "all"
+    counted: tuple[str, ...] = ()
     activation_floor: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     inputs: Inputs = "float"
     inapplicable: Inapplicable = "raise"
@@ -133,6 +149,12 @@ class Rotations(RewritePart):
     seed: Seed = 0
     bases: str = ""
     bases_sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    whole_model: ClassVar[bool] = True
+
+    @property
+    def turns_scores(self) -> bool:
+        """With R3."""
+        return "R3" in self.rotations
 
     def __post_init__(self) -> None:
         if bool(self.bases) != bool(self.bases_sha256):
@@ -177,6 +199,11 @@ class BlockRotations(RewritePart):
     seed: Seed = 0
     needs_calibration: ClassVar[bool] = True
 
+    @property
+    def turns_scores(self) -> bool:
+        """As `scores` says."""
+        return self.scores
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomBlockRotations(RewritePart):
@@ -198,6 +225,11 @@ class RandomBlockRotations(RewritePart):
     scores: bool = True
     seed: Seed = 0
 
+    @property
+    def turns_scores(self) -> bool:
+        """As `scores` says."""
+        return self.scores
+
 
 def _check_places(places: tuple[str, ...]) -> None:
     if not places or len(set(places)) != len(places):
@@ -211,6 +243,31 @@ REWRITES: dict[str, type[RewritePart]] = {
     "duquant": BlockRotations,
     "soloq": RandomBlockRotations,
 }
+
+
+def check_together(rewrites: tuple[RewritePart, ...]) -> None:
+    """Refuse rewrites that would be taken in another order than they stand in, or that contradict each other.
+
+    Raises
+    ------
+    UsageError
+        If one of the whole model stands behind one that is taken block by block, or two transform queries and keys.
+
+    Examples
+    --------
+    >>> check_together((Rotations(), Smoothing()))
+    >>> check_together((Smoothing(), Rotations()))
+    Traceback (most recent call last):
+    refquant.errors.UsageError: quarot rewrites the whole model before any block is reached; it has to stand before smoothquant
+    """
+    for first, second in pairwise(rewrites):
+        if second.whole_model and not first.whole_model:
+            raise UsageError(f"{second.method} rewrites the whole model before any block is reached; it has to stand before {first.method}")
+    turning = [part.method for part in rewrites if part.turns_scores]
+    if len(turning) > 1:
+        raise UsageError(
+            f"{turning[0]} and {turning[1]} both transform queries and keys; leave R3 out of quarot's rotations, or set scores = false"
+        )
 
 
 def read_rewrite(kind: type, tree: Any) -> RewritePart:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from model import Transformer
 from refquant.apply.block_view import BlockView
 from refquant.apply.rewrite_parts import Inputs
@@ -30,8 +32,15 @@ class Rewriter:
         """Rewrite the whole model before the pass over its blocks."""
         return m
 
-    def sketch(self, m: Transformer) -> Rewrite | None:
-        """A rewrite of the whole model that touches the same tensors and has transforms of the same sizes, made without any data."""
+    def sketch(self, m: Transformer, online: Collection[str] = ()) -> Rewrite | None:
+        """A rewrite of the whole model that touches the same tensors and has transforms of the same sizes, made without any data.
+
+        Parameters
+        ----------
+        m : Transformer
+        online : collection of str
+            Linears that earlier rewrites left behind online transforms.
+        """
         return None
 
     def block(self, view: BlockView) -> Rewrite | None:

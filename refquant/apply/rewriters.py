@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import numpy as np
 from model import Transformer
 from model.architecture import ExpertsPlan
 from refquant.apply.block_view import BlockView
+from refquant.apply.layers import online_transforms
 from refquant.apply.rewrite_parts import Awq, BlockRotations, RandomBlockRotations, RewritePart, Rotations, Smoothing
 from refquant.apply.rewriter import Rewriter
 from refquant.apply.rotation_rewriters import BlockRotationRewriter, RandomRotationRewriter, RotationRewriter
 from refquant.apply.scale_sites import scale_sites
 from refquant.core.rewrite import Rewrite
-from refquant.errors import InputError, NumericalError
+from refquant.errors import InputError, NumericalError, UsageError
 from refquant.methods.scale.awq import Outputs, awq
 from refquant.methods.scale.site import ScaleSite
 from refquant.methods.scale.smoothquant import smoothquant
@@ -37,7 +39,8 @@ class ScaleRewriter(Rewriter):
 
     def block(self, view: BlockView) -> Rewrite | None:
         """The rewrites of all places that the recipe names, in the order of execution."""
-        sites = [found for site in scale_sites(view.m.architecture, view.index) if (found := self._usable(site)) is not None]
+        online = {name for group in view.m.linear_groups(view.index) for name in group if online_transforms(view.linear(name))}
+        sites = [found for site in scale_sites(view.m.architecture, view.index) if (found := self._usable(site, online)) is not None]
         rows = view.rows([input_name(view, site) for site in sites], self.weighted) if sites else {}
         total: Rewrite | None = None
         for site in sites:
@@ -49,19 +52,24 @@ class ScaleRewriter(Rewriter):
             total = one if total is None else total.then(one)
         return total
 
-    def sketch(self, m: Transformer) -> Rewrite | None:
+    def sketch(self, m: Transformer, online: Collection[str] = ()) -> Rewrite | None:
         """Factors of one at all places that the recipe names."""
         sites = [site for index in range(m.config.n_layers) for site in scale_sites(m.architecture, index)]
-        used = [found for site in sites if (found := self._usable(site)) is not None]
+        used = [found for site in sites if (found := self._usable(site, online)) is not None]
         widths = {site.searched[0]: m.parameters[f"{site.searched[0]}.weight"].shape[1] for site in used}
         return Rewrite(method=self.part.method, steps=tuple(site.joint(np.ones(widths[site.searched[0]], dtype=m.dtype)) for site in used))
 
-    def _usable(self, site: ScaleSite) -> ScaleSite | None:
-        """The site as the recipe wants it used; None where it is left out."""
+    def _usable(self, site: ScaleSite, online: Collection[str]) -> ScaleSite | None:
+        """The site as the recipe wants it used, `online` being the linears behind transforms at run time; None where it is left out."""
         if site.place not in self.part.places:
             return None
+        behind = any(name in online for name in site.consumers)
+        if behind and not site.obstacle:
+            site = replace(site, obstacle="its input goes through an online transform, and a fused factor would come before that")
         if not site.obstacle or self.part.inapplicable == "raise":
             return site  # an obstacle is told by the joint
+        if behind and site.consumers != site.searched and self.part.inapplicable == "online":
+            return site  # experts behind rotations of their own have no input in common that factors could be chosen on
         if self.part.inapplicable == "skip":
             return None
         # A router keeps its weights and its input; those that are quantized apply the factors at run time.
@@ -90,10 +98,19 @@ class SmoothingRewriter(ScaleRewriter):
             np.abs(x).max(axis=0),
             {name: view.linear(name).weight for name in site.searched},
             self.part.alpha,
-            weight_maximum=self.part.weight_maximum,
+            counted=self._counted(site),
             activation_floor=self.part.activation_floor,
             arithmetic=view.m.arithmetic,
         )
+
+    def _counted(self, site: ScaleSite) -> tuple[str, ...]:
+        if len(site.searched) == 1 or not self.part.counted:
+            return site.searched
+        found = tuple(name for name in site.searched if name.rpartition(".")[2] in self.part.counted)
+        if not found:
+            here = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in site.searched))
+            raise UsageError(f"{site.place} of {site.searched[0]}: counted names {', '.join(self.part.counted)}; here are {here}")
+        return found
 
 
 class AwqRewriter(ScaleRewriter):

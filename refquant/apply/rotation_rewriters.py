@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ class RotationRewriter(Rewriter):
         self.notes = ({"method": rewrite.method, "block": -1, **rewrite.notes},)
         return rewrite_model(m, rewrite)
 
-    def sketch(self, m: Transformer) -> Rewrite | None:
+    def sketch(self, m: Transformer, online: Collection[str] = ()) -> Rewrite | None:
         """The rotations themselves: they need no data."""
         return self.rewrite(m)
 
@@ -127,7 +127,7 @@ class BlockRotationRewriter(Rewriter):
         head = HadamardRotation(plan=hadamard(m.architecture.head_dim)) if part.scores else None
         return Rewrite(method="duquant", steps=tuple(steps), scores={} if head is None else {view.index: head}, notes=notes)
 
-    def sketch(self, m: Transformer) -> Rewrite | None:
+    def sketch(self, m: Transformer, online: Collection[str] = ()) -> Rewrite | None:
         """Transforms of a search without steps."""
         part = self.part
 
@@ -174,7 +174,7 @@ class RandomRotationRewriter(Rewriter):
         head = HadamardRotation(plan=hadamard(m.architecture.head_dim)) if part.scores else None
         return Rewrite(method="soloq", steps=tuple(steps), scores={} if head is None else {view.index: head})
 
-    def sketch(self, m: Transformer) -> Rewrite | None:
+    def sketch(self, m: Transformer, online: Collection[str] = ()) -> Rewrite | None:
         """The same rotation for all inputs of a width."""
 
         def transforms(width: int) -> tuple[Transform, ...]:

@@ -19,7 +19,7 @@ from refquant.apply.recipe import Recipe, Weights, find_recipe
 from refquant.apply.reload import check_reload
 from refquant.apply.rewrite_parts import Awq, Smoothing
 from refquant.apply.states import state_confidences
-from refquant.errors import InputError
+from refquant.errors import InputError, UsageError
 from tests.apply.tiny import recipe, states_of, tiny, write_folder
 from tests.apply.walk import GROUPS, Block
 
@@ -168,11 +168,12 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-11)
 
 
+@pytest.mark.parametrize("counted", [(), ("q_proj", "up_proj"), ("k_proj", "v_proj", "ff_proj")], ids=["all", "qdlm", "others"])
 @pytest.mark.parametrize("propagate", ["quantized", "float"])
-def test_smoothquant_in_the_pass_is_smoothquant_by_hand(propagate):
-    """[SMOOTH-1] to [SMOOTH-3] in the QDLM study's form, at four places."""
+def test_smoothquant_in_the_pass_is_smoothquant_by_hand(propagate, counted):
+    """[SMOOTH-1] to [SMOOTH-3] at four places; in the QDLM study's form q_proj and up_proj alone make the weights' maxima."""
     m, states = tiny(n_kv_heads=4, include_bias=False), states_of()
-    part = Smoothing(alpha=0.6, places=PLACES, weight_maximum="first", activation_floor=1e-5)
+    part = Smoothing(alpha=0.6, places=PLACES, counted=counted, activation_floor=1e-5)
     found = quantize_model(m, Recipe(name="t", weights=PLAIN, rewrites=(part,), propagate=propagate), states)
     xs = hidden_of(m, states)
     for index in range(m.config.n_layers):
@@ -180,7 +181,8 @@ def test_smoothquant_in_the_pass_is_smoothquant_by_hand(propagate):
         seen = [block.run(x)[1] for x in xs]
         for producer, names in SITES.values():
             a = np.abs(np.concatenate([s[names[0]] for s in seen])).max(0)
-            s = np.maximum(np.maximum(a, 1e-5) ** 0.6 / np.maximum(np.abs(block.w[names[0]]).max(0), 1e-5) ** 0.4, 1e-5)
+            m_j = np.max([np.abs(block.w[name]).max(0) for name in names if name in counted or not counted or len(names) == 1], axis=0)
+            s = np.maximum(np.maximum(a, 1e-5) ** 0.6 / np.maximum(m_j, 1e-5) ** 0.4, 1e-5)
             expected.update({name: expected.get(name, block.w[name]) * s for name in names})
             if producer in expected:
                 expected[producer] = expected[producer] / s[:, None]
@@ -192,6 +194,12 @@ def test_smoothquant_in_the_pass_is_smoothquant_by_hand(propagate):
         for name, w in expected.items():
             np.testing.assert_array_equal(found.weights[prefix(index) + name].codes, rounded(w, 3)[0])
         xs = [block.run(x)[0] for x in xs]
+
+
+def test_counted_names_at_least_one_linear_of_a_place():
+    part = Smoothing(counted=("q_proj", "gate_proj"))
+    with pytest.raises(UsageError, match="counted names q_proj, gate_proj; here are ff_proj"):
+        quantize_model(tiny(), Recipe(name="t", weights=PLAIN, rewrites=(part,)), states_of())
 
 
 PLANS = {

@@ -216,11 +216,6 @@ def test_notes_say_what_was_chosen() -> None:
     assert len(str(blocks[0][FF_OUT.replace("1", "0")]).split()) == 2  # steps kept by two searches
 
 
-def test_two_rotations_of_queries_and_keys_are_refused() -> None:
-    with pytest.raises(InputError, match="already go through a transform"):
-        quantize_model(tiny(), recipe(Rotations(), BlockRotations(block=4, steps=2)), states_of())
-
-
 @pytest.mark.parametrize(
     ("table", "message"),
     [

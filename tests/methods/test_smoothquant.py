@@ -103,6 +103,16 @@ def test_the_two_readings_of_the_weight_maximum_and_the_floor():
     np.testing.assert_allclose(floored[1], np.sqrt(1e-5) / 0.5, rtol=1e-15)
 
 
+def test_the_linears_that_are_counted():
+    """DuQuant's and the QDLM study's codes look at one linear of a place, whichever place in the list it has."""
+    weights = {"q": np.full((2, 2), 0.25), "k": np.full((2, 2), 4.0)}
+    a = np.array([4.0, 4.0])
+    found = {counted: smoothquant(SITE, a, weights, counted=counted).steps[0].transform.factors[0] for counted in ((), ("q",), ("k",))}
+    assert found == {(): 1.0, ("q",): 4.0, ("k",): 1.0}
+    with pytest.raises(UsageError, match="'v' is no linear of attn_in; counted are some of q, k"):
+        smoothquant(SITE, a, weights, counted=("v",))
+
+
 def test_what_does_not_fit_is_refused():
     a, w = np.ones(2), np.ones((3, 2))
     for wrong, allowed in (

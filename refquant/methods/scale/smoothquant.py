@@ -15,7 +15,8 @@ not the identity.
 Departures from the authors' code
 ---------------------------------
 * m_j and s_j are at least 1e-5, as in the code. a_j has no floor there; ``activation_floor=1e-5`` is what the DuQuant and QDLM codes add.
-* ``weight_maximum="first"`` looks at the first linear of a set alone, as those two codes do.
+* ``counted`` names the linears of a set that m_j is taken over. Those two codes look at one alone: the query projection's, and the up
+  projection's beside the gate. (``weight_maximum="first"`` of :func:`smoothing_factors` is the same for a list that begins with it.)
 * The code smooths behind norms only. Other places (behind the value and up projections) are the QDLM study's, chosen by a recipe.
 * Powers 0, 1/2 and 1 are taken exactly (1, the root, the number itself).
 * A factor, or a rewritten gain, that overflows its dtype raises; in float16 the code stores infinities (a floor of 1e-5 under the
@@ -51,7 +52,7 @@ CARD = Card(
     ),
     departures=(
         "m_j and s_j are at least 1e-5 (code); activation_floor=1e-5 holds a_j there, too (DuQuant's and QDLM's codes)",
-        "weight_maximum='first' takes m_j from the first linear of a set (DuQuant's and QDLM's codes)",
+        "counted names the linears that m_j is taken over: the query and the up projection alone in DuQuant's and QDLM's codes",
         "which places are smoothed is the caller's choice; the authors smooth behind norms only",
         "numbers that overflow raise; the authors' float16 code stores infinities",
     ),
@@ -131,7 +132,7 @@ def smoothquant(
     weights: Mapping[str, Array],
     alpha: float = 0.5,
     *,
-    weight_maximum: Literal["all", "first"] = "all",
+    counted: Sequence[str] = (),
     activation_floor: float = 0.0,
     arithmetic: Arithmetic = FAST,
 ) -> Rewrite:
@@ -143,11 +144,15 @@ def smoothquant(
     absmax : ndarray ``[channels]``
     weights : mapping of str to ndarray ``[out, channels]``
         Of the site's searched linears.
-    alpha, weight_maximum, activation_floor, arithmetic
+    counted : sequence of str
+        Of them, those whose weights m_j is taken over; empty for all.
+    alpha, activation_floor, arithmetic
         As in :func:`smoothing_factors`, and so are the errors.
 
     Raises
     ------
+    UsageError
+        If `counted` names a linear that the site has not.
     InputError
         If no factors can be moved at this place, or as :func:`smoothing_factors`.
 
@@ -157,11 +162,13 @@ def smoothquant(
     >>> smoothquant(site, np.array([8.0, 2.0]), {"q": np.array([[2.0, -0.5]])}).steps[0].transform.factors
     array([2., 2.])
     """
+    unknown = [name for name in counted if name not in site.searched]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is no linear of {site.place}; counted are some of {', '.join(site.searched)}")
     factors = smoothing_factors(
         absmax,
-        [weights[name] for name in site.searched],
+        [weights[name] for name in counted or site.searched],
         alpha,
-        weight_maximum=weight_maximum,
         activation_floor=activation_floor,
         arithmetic=arithmetic,
     )
