@@ -46,6 +46,9 @@ def test_with_iterations(case: str) -> None:  # [HQQ-3], [HQQ-4]
     # Rows of halves and constants sit on ties, which another last bit of a power decides; what the zero points are for agrees.
     assert (q.codes != codes).mean() < 3e-3
     theirs = (codes.astype(np.float64) - parts["zero"]) * parts["scale"]
+    if f"{case}.deq" in peer("hqq"):  # theirs decode to their numbers
+        decoded = (codes.astype(np.float32) - parts["zero"]) * parts["scale"]
+        assert np.array_equal((decoded if "axis1" in case else decoded.T).reshape(-1), peer("hqq")[f"{case}.deq"].reshape(-1))
     losses = [(np.abs(y - x) / (np.abs(x).max(axis=1, keepdims=True) + 1e-30)).mean() for y in (q.dequantize(), theirs)]
     assert abs(losses[0] - losses[1]) < 2e-2 * losses[1]
 

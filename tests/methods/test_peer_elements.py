@@ -13,6 +13,7 @@ from refquant.errors import InputError
 from refquant.formats import Codebook, MemberRounding, decode, encode, find_format
 from refquant.methods.grid.rtn import rtn
 from refquant.numerics.arrays import Array
+from tests.formats.peers import nibbles
 from tests.methods.test_rtn_peers import assert_equal_grid, cases, differing_rows, peer
 
 EPSILON = np.float32(2.0**-23)
@@ -72,8 +73,22 @@ def test_nncf_nvfp4_divides_by_scales_that_are_not_rounded(case: str) -> None:
 def test_auto_round_blocks(case: str, name: str) -> None:
     """Its exponents come from a log2 in float32 (row 12 holds floats just below powers of two); its NVFP4 divides in another order."""
     data = peer("autoround")
-    differing = differing_rows(rtn(data["input"], spec(name)).dequantize(), data[f"{case}.deq"])
+    q = rtn(data["input"], spec(name))
+    differing = differing_rows(q.dequantize(), data[f"{case}.deq"])
     assert differing == ([9] if case == "nvfp4" else [12])
+    block = q.spec.tiling.extents[1]
+    largest = np.abs(data["input"].reshape(22, -1, block)).max(axis=2)
+    stored = data[f"{case}.scale"].reshape(largest.shape)
+    if case == "nvfp4":  # members of e4m3; what is below them is 0 there, and the smallest here
+        assert q.coded is not None
+        lost = largest < 1e-11
+        assert (stored[lost] == 0).all()
+        assert np.array_equal(stored[~lost], decode(q.coded.codes, find_format("e4m3fn"))[~lost])
+    else:  # exponents; blocks of zeros have that of the largest element, less one binade
+        ours = np.where(largest == 0, {"mxfp4": -1, "mxfp4_rceil": 1, "mxfp8": -7}[case], np.log2(q.scale))
+        apart = ours != stored
+        assert (np.frexp(largest[apart])[0] == np.float32(1) - np.float32(2.0**-24)).all()
+        assert apart.sum() == (case != "mxfp4_rceil")
 
 
 @pytest.mark.parametrize(
@@ -92,13 +107,13 @@ def test_neural_compressor_tables(case: str, members: tuple[float, ...] | None) 
 
 
 def test_neural_compressor_calls_e2m1_what_is_none() -> None:
-    """Finding: its smallest number is 0.0625, where e2m1 has 0.5; the other members are those of e2m1."""
-    data = peer("neural_compressor")
-    x, theirs = data["input"].reshape(-1, 32), data["fp4_e2m1.g32.deq"].reshape(-1, 32)
-    top = np.abs(x).max(axis=1, keepdims=True)
-    found = np.unique(np.abs(theirs / np.where(top == 0, 1, top) * 6).astype(np.float16))
-    assert {0.0625, 1.0, 1.5, 2.0, 3.0, 6.0} <= {float(value) for value in found}
-    assert 0.5 not in found
+    """Finding: its smallest number is 0.0625, where e2m1 has 0.5. A table of sixths, with middles in float32, gives its bytes."""
+    data, magnitudes = peer("neural_compressor"), (0, 0.0625, 1, 1.5, 2, 3, 4, 6)
+    table = tuple(sorted({float(sign * np.float32(value / 6)) for value in magnitudes for sign in (1, -1)}))
+    book = Codebook(name="nc", bits=4, table=table, ties=MemberRounding.HALF_DOWN, midpoints="float32")
+    q = rtn(data["input"], spec(book, group_size=32, scheme="absmax_reciprocal"))
+    assert np.array_equal(q.dequantize(), data["fp4_e2m1.g32.deq"])
+    assert differing_rows(rtn(data["input"], spec(find_format("e2m1"), group_size=32)).dequantize(), data["fp4_e2m1.g32.deq"])
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
@@ -138,6 +153,7 @@ def test_quanto_rows() -> None:
     assert np.array_equal(q.dequantize(), data["int8.deq"])
     for name, element in (("e4m3", "e4m3fn"), ("e5m2", "e5m2")):
         q = rtn(data["input"], spec(find_format(element)))
+        assert differing_rows(q.scale, data[f"{name}.scale"]) == [0]
         assert np.isnan(lost[f"{name}.deq"][0]).all()  # finding: and in float8, 0 / 0
         assert np.array_equal(q.codes[1:] & 127, data[f"{name}.q"][1:] & 127)
         assert np.array_equal(q.dequantize()[1:], lost[f"{name}.deq"][1:])
@@ -166,6 +182,29 @@ def test_onnxruntime_float8(name: str) -> None:
     assert np.array_equal(nearest(data["input"] / data[f"{case}.scale"][:, None], name), data[f"{case}.q"])
 
 
+@pytest.mark.parametrize("name", ["e4m3fn", "e5m2"])
+def test_onnxruntime_float8_saturates_infinities(name: str) -> None:
+    """NaN stays NaN, and what is too large becomes the largest number."""
+    data = peer("onnxruntime_float8_nonfinite")
+    fmt, case = find_format(name), f"nf.float8{name}"
+    with np.errstate(over="ignore"):
+        steps = data["input"] / data[f"{case}.scale"]
+    assert np.isinf(steps).any()
+    np.testing.assert_array_equal(decode(encode(steps, fmt, overflow="saturate", nan="nan"), fmt), data[f"{case}.q"])
+
+
+def test_float4_of_the_onnx_evaluator() -> None:
+    """Rows whose scale it does not store for us are those that became 0 (tiny numbers: its scales have a floor)."""
+    data = peer("onnxruntime_floats")
+    numbers, read = data["perchannel.float4e2m1.ref_q"], data["perchannel.float4e2m1.ref_deq"]
+    kept = numbers.any(axis=1)
+    assert np.flatnonzero(~kept).tolist() == [0, 7, 15]
+    scale = np.abs(data["input"][kept]).max(axis=1, keepdims=True) / np.float32(6)
+    ours = nearest(data["input"][kept] / scale, "e2m1")
+    assert np.array_equal(ours, numbers[kept])
+    assert np.array_equal(ours * scale, read[kept])
+
+
 def test_infinities_of_torch_saturate_and_nan_takes_an_end() -> None:
     data = peer("torch_native_nonfinite")
     x = data["input"]
@@ -192,6 +231,13 @@ def test_blocks_with_nan_or_infinities_in_torchao(case: str) -> None:
     q = rtn(x[good], s)
     assert q.coded is not None
     assert np.array_equal(q.coded.codes.ravel(), scale[good])
+    raw = data[f"{case}.q"]
+    theirs = nibbles(raw, high_first=False).reshape(-1, 32) if element == "e2m1" else raw.reshape(-1, 32)
+    assert np.array_equal(q.codes, theirs[good])
+    infinite = np.isinf(x) & ~np.isnan(x).any(axis=1, keepdims=True)
+    ends = encode(np.array([-1e30, 1e30], dtype=np.float32), q.spec.format)
+    assert (theirs[infinite] == ends[(x[infinite] > 0).astype(int)]).all()
+    assert (decode(theirs, q.spec.format)[infinite.any(axis=1)[:, None] & ~infinite] == 0).all()
     assert ((scale == 255) == np.isnan(x).any(axis=1)).all()
     with pytest.raises(InputError, match=r"NaN|infinity"):
         rtn(x, s)

@@ -86,7 +86,9 @@ def test_quarot_weights(case: str) -> None:
         assert expected == [7, 15]
     assert differing_rows(q.scale, data[f"{case}.scale"]) == expected
     assert differing_rows(q.dequantize(), data[f"{case}.deq"]) == expected
-    if q.zero is not None:
+    if q.zero is None:
+        assert not data[f"{case}.zero"].any()
+    else:
         assert differing_rows(q.zero, data[f"{case}.zero"]) == expected
 
 
@@ -145,9 +147,12 @@ def given_grid(data: dict[str, Array], case: str, s: QuantSpec, shape: tuple[int
     return Grid(scale=data[f"{case}.scale"].reshape(grid_shape), zero=zero)
 
 
-@pytest.mark.parametrize("case", [c for c in cases("onnxruntime_integer", ".q") if not c.startswith("ties")])
-def test_onnxruntime(case: str) -> None:
-    data = peer("onnxruntime_integer")
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [(file, c) for file in ("onnxruntime_integer", "onnxruntime_blocks") for c in cases(file, ".q") if not c.startswith("ties")],
+)
+def test_onnxruntime(file: str, case: str) -> None:
+    data = peer(file)
     granularity, name = case.split(".")
     s = spec(name, scheme="asym_incl0" if name.startswith("u") else ONNX, tiling=ONNX_TILINGS[granularity])
     x = data["input"][8:20] if granularity == "pertensor" else data["input"]
