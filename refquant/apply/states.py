@@ -170,8 +170,8 @@ def _drawn_masks(
         raise InputError(f"calibration states {plan.states!r} need lines with a text or a response; the file has prompts only")
     usable = usable[: plan.prompts]
     mask_id = m.config.mask_token_id
-    if mask_id is None:
-        raise InputError("the model's config names no mask_token_id; masks cannot be drawn")
+    if mask_id is None and plan.states != "clean":
+        raise InputError(f"the model's config names no mask_token_id; states {plan.states!r} draw masks, 'clean' ones do without")
     texts: list[tuple[int, Array, int]] = []  # a line, its ids, where its response begins
     while (len(texts) < plan.samples) if tokens is None else (sum(len(ids) for _, ids, _ in texts) < tokens):
         line = usable[len(texts) % len(usable)]
@@ -186,7 +186,7 @@ def _drawn_masks(
         elif plan.states == "ratio_grid":  # the ratio of the i-th of N is i/N; prompts beyond the visible beginning are masked, too
             visible = int(plan.visible_share * len(ids))
             masked[visible:] = uniforms(rng, len(ids) - visible) < (number + 1) / len(texts)
-        noised = np.where(masked, mask_id, ids)
+        noised = ids if plan.states == "clean" else np.where(masked, mask_id, ids)
         states.append(CalibrationState(ids=noised, masked=masked, final_ids=ids, line=line))
     found = CalibrationSet(states=tuple(states))
     return found if tokens is None else found.limited(tokens)

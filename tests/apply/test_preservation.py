@@ -154,3 +154,9 @@ def test_a_place_behind_a_rotation_is_raised_skipped_or_applied_at_run_time() ->
         plan = Recipe(name="t", rewrites=(Rotations(), Smoothing(places=PLACES, inapplicable=how))).replace(weights={"method": "none"})  # type: ignore[arg-type]
         found = quantize_model(m, plan, states).rewritten
         assert [transform.kind for transform in found.online[out]] == kinds
+
+
+def test_counted_names_at_least_one_linear_of_a_place() -> None:
+    m, states = loaded("base_mha_f32")
+    with pytest.raises(UsageError, match=r"mlp_in of .*blocks\.0\.ff_proj: counted names q_proj, gate_proj; here are ff_proj, up_proj"):
+        change(m, states, Smoothing(counted=("q_proj", "gate_proj")))

@@ -185,6 +185,7 @@ def test_too_few_lines_or_states():
 def test_a_model_without_a_mask_token_draws_no_masks():
     with pytest.raises(InputError, match="the model's config names no mask_token_id"):
         made("iid", m=tiny(mask_token_id=None))
+    assert not any(state.masked.any() for state in made("clean", m=tiny(mask_token_id=None)).states)
 
 
 # Confidences.
