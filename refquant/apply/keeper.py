@@ -18,4 +18,7 @@ class Keeper(Protocol):
         """What an earlier run made of this weight, or None."""
 
     def put(self, result: LinearResult) -> None:
-        """Keep a finished linear. May raise KeyboardInterrupt once it is kept."""
+        """Keep a finished linear."""
+
+    def stopping(self) -> bool:
+        """Whether the run is to end; asked after every linear that was kept, until it says so."""

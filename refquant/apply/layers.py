@@ -98,6 +98,10 @@ class QuantizedLinear:
         self._bias, self._dtype, self._arithmetic = bias, dtype, arithmetic
         self._held = self._dense() if hold else None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        hold = self._held is not None  # made anew where it arrives: codes are a quarter of the numbers that they stand for
+        return QuantizedLinear, (self.weight, self._bias, self.quantize_input, self._dtype, self._arithmetic, self.online, hold)
+
     def _dense(self) -> DenseLinear:
         values = self.weight if isinstance(self.weight, np.ndarray) else self.weight.dequantize(self._dtype)
         return DenseLinear(values, self._bias, self._arithmetic)

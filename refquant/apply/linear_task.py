@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.streaming import StreamedLinear
 from refquant.apply.description import tensor_digest
 from refquant.apply.quantized import LinearRecord
 from refquant.apply.weight_parts import Weights
@@ -27,8 +28,8 @@ class LinearTask:
     Parameters
     ----------
     name : str
-    weight : ndarray ``[out, in]``
-        As rewrites left it.
+    weight : ndarray ``[out, in]``, or a streamed linear
+        As rewrites left it; of a streamed linear the weight is read where the task is carried out.
     plan : Weights
         Its method is not ``"none"``.
     stats : Stats, optional
@@ -39,7 +40,7 @@ class LinearTask:
     """
 
     name: str
-    weight: Array
+    weight: Array | StreamedLinear
     plan: Weights
     stats: Stats | None = None
     limits: Array | None = None
@@ -64,7 +65,8 @@ def quantize_linear(task: LinearTask) -> LinearResult:
         What the method raises, with the linear's name before it.
     """
     plan, stats, arithmetic = task.plan, task.stats, task.arithmetic
-    w = task.weight.astype(np.float64)
+    given = task.weight.weight if isinstance(task.weight, StreamedLinear) else task.weight
+    w = given.astype(np.float64)
     within = w if task.limits is None else clip_to_limits(w, task.limits, plan.spec())
     try:
         quantized = quantize_weight(plan, within, stats, arithmetic)
@@ -73,7 +75,7 @@ def quantize_linear(task: LinearTask) -> LinearResult:
         raise NotPositiveDefiniteError(f"{task.name}: {error}", error.pivot) from error
     except (InputError, NumericalError) as error:
         raise type(error)(f"{task.name}: {error}") from error
-    made_of = tensor_digest(task.weight)
+    made_of = tensor_digest(given)
     if rounded is None or stats is None:
         record = LinearRecord(name=task.name, tokens=0, error=None, rtn_error=None)
         return LinearResult(weight=quantized, record=record, made_of=made_of)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Literal
 
 import numpy as np
 
-from model import AttentionContext, Transformer
-from model.streaming import StreamedTensors
+from model import Transformer
+from model.streaming import StreamedLinear, StreamedTensors
+from refquant.apply.block_part import each_batch
 from refquant.apply.block_view import BlockView
-from refquant.apply.group_inputs import input_extremes, input_statistics
+from refquant.apply.group_inputs import batch_moments, block_output, input_extremes, input_statistics
 from refquant.apply.keeper import Keeper
 from refquant.apply.layers import QuantizedLinear, online_transforms
 from refquant.apply.limit_search import find_limits, limited
@@ -33,6 +34,7 @@ from refquant.apply.rewriting import apply_changes, rewritten_parameters
 from refquant.apply.rewritten import Notes, RewrittenModel
 from refquant.apply.states import CalibrationState, batches
 from refquant.apply.token_weights import token_weights
+from refquant.apply.workforce import HERE, Results, Workforce
 from refquant.core import Grid, Stats
 from refquant.core.qtensor import Quantized
 from refquant.errors import InputError, UsageError
@@ -42,7 +44,6 @@ from refquant.methods.diffusion.ia_aq import AttentionSample, ia_aq
 from refquant.numerics.arrays import Array
 
 Progress = Callable[[str, int, int], None]
-Workers = Callable[[Callable[[LinearTask], LinearResult], Iterable[LinearTask]], Iterable[LinearResult]]
 BATCH_TOKENS = 4096
 
 
@@ -53,7 +54,7 @@ def quantize_model(
     progress: Progress | None = None,
     *,
     keeper: Keeper | None = None,
-    workers: Workers = map,
+    workers: Workforce = HERE,
 ) -> QuantizedModel:
     """Quantize the linears of every block.
 
@@ -68,9 +69,9 @@ def quantize_model(
         Called with what is done, how much, of how much.
     keeper : Keeper, optional
         Takes each linear as it is finished, and knows those that an earlier run finished.
-    workers : callable
-        Maps :func:`~refquant.apply.linear_task.quantize_linear` over the independent linears of a group, in order: ``map``, or the ``map``
-        of a ``concurrent.futures.Executor``.
+    workers : Workforce
+        Quantizes the independent linears of a group, and passes calibration batches through a block; by default this process. The ordered
+        lane gives the same bytes whoever it is.
 
     Returns
     -------
@@ -127,7 +128,7 @@ class _Run:
         states: Sequence[CalibrationState],
         rewriters: Sequence[Rewriter],
         keeper: Keeper | None,
-        workers: Workers,
+        workers: Workforce,
         progress: Progress | None,
     ) -> None:
         self.progress = progress
@@ -165,6 +166,8 @@ class _Run:
         """All groups of one block in causal order, V between the projections and what follows; then on to the next block."""
         self._rewrite_block(index)
         groups = self.current.linear_groups(index)
+        if not self.hidden:  # nothing is measured between the groups: all linears are independent
+            groups = [tuple(name for group in groups for name in group)]
         names = limited(self.recipe, [name for group in groups for name in group], "float")
         self.limits = find_limits(self._view(index, "float"), names)
         operands = score_operands(self.recipe, self.original.score_operands[index])
@@ -180,10 +183,10 @@ class _Run:
                     self._quantize_values(index)
                 self._correct_attention(index)
         apart = self.float_hidden is not self.hidden
-        mover = self.current if self.recipe.propagate == "quantized" else self.original
-        self.hidden = [mover.block(index, x, self._context(x)) for x in self.hidden]
-        moved = [self.original.block(index, x, self._context(x)) for x in self.float_hidden] if apart else self.hidden
-        self.float_hidden = moved
+        mover = self._arriving(index) if self.recipe.propagate == "quantized" else self._view(index, "quantized")
+        behind = self._view(index, "float")
+        self.hidden = list(each_batch(self.workers, mover, block_output))
+        self.float_hidden = list(each_batch(self.workers, behind, block_output)) if apart else self.hidden
         if self.streamed:  # the block is behind us: nothing of it is held
             self.current = self.current.replace({name: self.original.linears[name] for group in groups for name in group})
 
@@ -209,15 +212,12 @@ class _Run:
         """The block as it stands, partly quantized."""
         return replace(self._view(index, "quantized"), m=self.current)
 
-    def _context(self, x: Array) -> AttentionContext:
-        return self.current.context(x.shape[0], x.shape[1])
-
     def _quantize_group(self, index: int, group: Sequence[str]) -> None:
         names = [name for name in group if not is_skipped(self.recipe, name)]
         if not names:
             return
         if self.recipe.activations.method == "static":
-            extremes = input_extremes(self._arriving(index), names[0])
+            extremes = input_extremes(self._arriving(index), names[0], self.workers)
             self.input_grids |= {name: static_grid(extremes, self.recipe.activations.spec()) for name in names}
         late = limited(self.recipe, names, "quantized")
         self.limits |= find_limits(self._arriving(index), late, shared=True)
@@ -241,7 +241,8 @@ class _Run:
             found = {name: result for name, result in early.items() if result is not None}
         left = [name for name in names if name not in found]
         stats = self._statistics(index, left[0]) if left and plan.looks_at_hessian else None
-        for result in self.workers(quantize_linear, (self._task(name, stats) for name in left)):
+        results = self.workers.map(quantize_linear, (self._task(name, stats) for name in left))
+        for result in results:
             found[result.record.name] = result
             if self.progress is not None:
                 done = len(self.records) + sum(name in found for name in names)
@@ -250,24 +251,33 @@ class _Run:
                 )
             if self.keeper is not None:
                 self.keeper.put(result)
+                self._stop_if_asked(self.keeper, results)
         for name in names:
             self.records.append(found[name].record)
             if not self.streamed:
                 self.weights[name] = found[name].weight
         return found
 
+    def _stop_if_asked(self, keeper: Keeper, results: Results[LinearTask, LinearResult]) -> None:
+        """Linears that workers have begun are kept before the run ends."""
+        if keeper.stopping():
+            for result in results.begun():
+                keeper.put(result)
+            raise KeyboardInterrupt
+
     def _statistics(self, index: int, name: str) -> Stats:
         """Hessian of a group's common input."""
         quantized = self.recipe.weights.hessian_inputs == "quantized"
         quantizer = input_quantizer(self.recipe, name, self.input_grids, self.original.arithmetic) if quantized else None
-        return input_statistics(self._arriving(index), name, quantizer)
+        return input_statistics(self._arriving(index), name, quantizer, self.workers)
 
     def _task(self, name: str, stats: Stats | None) -> LinearTask:
+        linear = dense_linear(self.original, name)
         return LinearTask(
             name=name,
-            weight=dense_linear(self.original, name).weight,
+            weight=linear if isinstance(linear, StreamedLinear) and self.workers.shared_files else linear.weight,
             plan=self.recipe.weights,
-            stats=stats,
+            stats=stats if stats is None else replace(stats, digits=None),  # nobody merges them any more
             limits=self.limits.get(name),
             arithmetic=self.original.arithmetic,
         )
@@ -302,8 +312,7 @@ class _Run:
         name = f"{self.original.architecture.blocks[index].attn_out.name}.input"
         moments: list[Moments] = []
         for view in (self._view(index, "float"), self._arriving(index)):
-            found = [Moments.of(seen[name], plan.block, self.original.arithmetic) for seen in view.seen([name])]
-            moments.append(reduce(Moments.merge, found))
+            moments.append(reduce(Moments.merge, each_batch(self.workers, view, batch_moments, name, plan.block)))
         correction = tac(*moments, damping=plan.damping, shrinkage=plan.shrinkage, arithmetic=self.original.arithmetic)
         self.corrections[index] = correction
         product = attention_product(self.recipe, self.original, self.value_grids.get(index), correction)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 from model import Tokenizer, Transformer
 from refquant.apply.checkpoint import Provenance, input_digest, is_quantized, load_quantized, read_provenance, save_quantized
 from refquant.apply.corpus import CalibrationLine, read_calibration
 from refquant.apply.keeper import Keeper
-from refquant.apply.quantize import QuantizedModel, Workers, quantize_model
+from refquant.apply.quantize import QuantizedModel, quantize_model
 from refquant.apply.recipe import Calibration, Recipe
 from refquant.apply.states import CalibrationSet, calibration_states
 from refquant.apply.work_folder import WorkFolder
+from refquant.apply.workforce import HERE, Workforce
 from refquant.errors import InputError, UsageError
 from refquant.numerics import ORDERED
 from refquant.storage import canonical_json, digest
@@ -43,6 +43,8 @@ class Workbench:
         Empty if no recipe needs calibration.
     seed : int
     progress : callable, optional
+    workers : Workforce
+        Who computes what is independent.
     """
 
     model: Transformer
@@ -51,6 +53,7 @@ class Workbench:
     lines: list[CalibrationLine]
     seed: int
     progress: Progress | None = None
+    workers: Workforce = HERE
     _states: dict[tuple[Calibration, int | None], CalibrationSet] = field(default_factory=dict)
     _input: str = ""
 
@@ -72,10 +75,10 @@ class Workbench:
             )
         return self._states[key]
 
-    def quantize(self, recipe: Recipe, tokens: int | None = None, keeper: Keeper | None = None, workers: Workers = map) -> QuantizedModel:
+    def quantize(self, recipe: Recipe, tokens: int | None = None, keeper: Keeper | None = None) -> QuantizedModel:
         """Quantize the model by a recipe, on `tokens` calibration tokens if a number is given; the rest as :func:`quantize_model`."""
         found = self.states(recipe.calibration, tokens) if recipe.needs_calibration else CalibrationSet(states=())
-        return quantize_model(self.model, recipe, found.states, self.progress, keeper=keeper, workers=workers)
+        return quantize_model(self.model, recipe, found.states, self.progress, keeper=keeper, workers=self.workers)
 
     def work_folder(self, out: Path, recipe: Recipe, *, resume: bool, stop: Callable[[], bool] = lambda: False) -> WorkFolder:
         """The work of :meth:`quantize` on an output folder, begun or gone on with; errors as of :class:`WorkFolder`."""
@@ -84,7 +87,7 @@ class Workbench:
     def header(self, recipe: Recipe) -> dict[str, Any]:
         """What decides the bytes of a result, as plain JSON values: a run that is resumed must agree with it in everything.
 
-        Beside what :meth:`run_digest` sees there are the versions of programs and, in the fast lane, the BLAS and its threads.
+        Beside what :meth:`run_digest` sees there are the versions of programs and, in the fast lane, the workers' BLAS and its threads.
         """
         plan = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "description")}
         return {
@@ -96,7 +99,7 @@ class Workbench:
             "lane": self.model.arithmetic.name,
             "refquant": version("refquant"),
             "numpy": np.__version__,
-            "blas": [] if self.model.arithmetic.name == ORDERED.name else _blas(),
+            "blas": [] if self.model.arithmetic.name == ORDERED.name else self.workers.blas(),
         }
 
     def _plain_lines(self) -> list[Any]:
@@ -122,12 +125,6 @@ class Workbench:
         limit = tokens if recipe.needs_calibration else None
         computing = [self.model.dtype.name, self.model.arithmetic.name]
         return digest(canonical_json([recipe.digest(), self.input_digest, digest(data), self.seed, limit, *computing]))
-
-
-def _blas() -> list[list[Any]]:
-    """Kernel and threads of each BLAS that is loaded, in a fixed order."""
-    found = [[one["internal_api"], one.get("version"), one.get("architecture"), one["num_threads"]] for one in threadpool_info()]
-    return sorted(found, key=str)
 
 
 def open_workbench(source: Path, model: Transformer, calibration: Path | None, seed: int, progress: Progress | None = None) -> Workbench:

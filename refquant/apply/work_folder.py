@@ -70,7 +70,7 @@ class WorkFolder:
     recipe_digest : str
         Written beside every linear.
     stop : callable
-        Asked after every linear that was put aside; True ends the run with KeyboardInterrupt.
+        Whether the run is to end, with KeyboardInterrupt; asked after every linear that was put aside.
 
     Raises
     ------
@@ -160,7 +160,7 @@ class WorkFolder:
         return LinearResult(weight=quantized, record=LinearRecord(**record["record"]), made_of=made_of)
 
     def put(self, result: LinearResult) -> None:
-        """Put a finished linear aside; KeyboardInterrupt, once that is done, if the run is to stop.
+        """Put a finished linear aside.
 
         Raises
         ------
@@ -183,8 +183,10 @@ class WorkFolder:
         }
         self._journal.append(record)
         self._weights[name] = record
-        if self._stop():
-            raise KeyboardInterrupt
+
+    def stopping(self) -> bool:
+        """Whether the run is to end: what :class:`WorkFolder` was told to ask."""
+        return self._stop()
 
     def _file(self, name: str) -> Path:
         return self.path / WEIGHTS / f"{name}.st"

@@ -15,10 +15,10 @@ import shutil
 import signal
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import model
+from refquant.apply.executors import ExecutorPlan, open_workforce
 from refquant.apply.recipe import find_recipe
 from refquant.apply.run import is_there, open_workbench
 from refquant.apply.work_folder import partial_of, sweep
@@ -107,21 +107,10 @@ def quantize(source, out, workers):
     if is_there(out, bench.run_digest(plan)):
         sweep(out)
         return
-    with ThreadPoolExecutor(workers) if workers > 1 else Alone() as pool, bench.work_folder(out, plan, resume=True) as work:
-        quantized = bench.quantize(plan, keeper=work, workers=pool.map)
+    force = open_workforce(None if workers == "1" else ExecutorPlan.read(workers))
+    with force as bench.workers, bench.work_folder(out, plan, resume=True) as work:
+        quantized = bench.quantize(plan, keeper=work)
         work.finish(source, quantized, bench.provenance(plan), SHARD_BYTES)
-
-
-class Alone:
-    """One worker: this process."""
-
-    map = staticmethod(map)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *reason):
-        return None
 
 
 def digest(folder):
@@ -191,4 +180,4 @@ def main(source, place, workers, every, action):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
