@@ -54,3 +54,14 @@ def test_ternary_mode(dtype: str, differing: float) -> None:
     apart = np.abs(q - data[f"{case}.Q"]) > 1e-6 * np.abs(weight).max(axis=1, keepdims=True)
     assert apart.mean() <= differing
     assert data[f"{case}.error"][0] == pytest.approx(loss, rel=1e-3)
+
+
+def test_recorded_numbers_are_those_of_recorded_codes() -> None:
+    data = tensors()
+    cases = [key.removesuffix(".Q") for key in data if key.startswith("gptq.") and key.endswith(".Q") and "trits" not in key]
+    assert len(cases) >= 2
+    for case in cases:
+        codes, group = data[f"{case}.codes"], data.get(f"{case}.g_idx", np.zeros(256, int))
+        kind = data[f"{case}.scale"].dtype.type
+        numbers = data[f"{case}.scale"][:, group] * (codes.astype(kind) - data[f"{case}.zero"][:, group])
+        np.testing.assert_array_equal(numbers, data[f"{case}.Q"])

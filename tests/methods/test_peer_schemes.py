@@ -42,8 +42,8 @@ def test_torchao(case: str) -> None:
 def test_brevitas(case: str) -> None:
     data = peer("brevitas")
     kind, bits, narrow = case.split(".")
-    signed, unsigned = ("brevitas_narrow", "brevitas_asymmetric_narrow") if narrow == "narrow1" else ("brevitas_full", "brevitas_asymmetric")
-    scheme = unsigned if kind.startswith("uint") else signed
+    schemes = {"int0": "brevitas_full", "int1": "brevitas_narrow", "uint0": "brevitas_asymmetric", "uint1": "brevitas_asymmetric_narrow"}
+    scheme = schemes[kind.split("_")[0] + narrow[-1]]
     q = rtn(data["input"], spec(f"int{bits[1:]}", scheme=scheme, granularity="tensor" if "tensor" in kind else "channel"))
     assert_equal_grid(q.grid, data[f"{case}.scale"], data[f"{case}.zero"])
     assert np.array_equal(q.dequantize(), data[f"{case}.deq"])

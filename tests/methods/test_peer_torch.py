@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refquant.core import Grid, Scheme, decode, encode, fake_quantize, find_scheme, fit_grid, spec
+from refquant.core import Grid, decode, encode, fake_quantize, find_scheme, fit_grid, spec
 from tests.methods.test_rtn_peers import assert_equal_grid, peer
 
 SYMMETRIC, AFFINE = find_scheme("torch_symmetric"), find_scheme("torch_affine")
@@ -68,9 +68,7 @@ def test_fake_quantization_on_given_scales(bits: int) -> None:
 def test_real_zero_points_are_decoded_with_one_rounding(bits: int) -> None:
     """Finding: ``(code - z) s`` is computed in float64 there, and rounded once; the codes are ours."""
     data, x = peer("torch_fake_quantize"), peer("torch_fake_quantize")["input"][ROWS]
-    real = Scheme(
-        name="torch_real", range="minmax_with_zero", steps="levels", zero="real", empty="unit_scale", signed=False, reciprocal=True
-    )
+    real = replace(AFFINE, name="torch_real", zero="real")
     s = spec(f"int{bits}", scheme=real)
     grid = Grid(scale=data[f"fakepc.sym{bits}.scale"][:, None], zero=data[f"fakepc.fzp{bits}.zero"][:, None])
     codes, theirs = encode(x, grid, s), data[f"fakepc.fzp{bits}"]
