@@ -121,7 +121,7 @@ def test_mxfp4_of_modelopt_is_rceil_with_ties_towards_zero() -> None:
 
 @pytest.mark.parametrize("which", ["input", "edge"])
 def test_fp4_blocks_are_those_of_compressed_tensors(which) -> None:
-    data = peer("compressed_tensors_mx")
+    data = peer("layout/compressed_tensors")
     q = rtn(data[which], spec("nvfp4_compressed_tensors"))
     assert q.coded.outer.tobytes() == data[f"nvfp4.{which}.global_scale"].tobytes()
     np.testing.assert_array_equal(decode(q.coded.codes, find_format("e4m3fn")), data[f"nvfp4.{which}.scale"])
@@ -137,7 +137,7 @@ def test_fp4_blocks_are_those_of_compressed_tensors(which) -> None:
 @pytest.mark.parametrize("which", ["input", "edge"])
 def test_mxfp8_of_compressed_tensors_leaves_the_top_number_unused(which) -> None:
     """Finding: a maximum of exactly 448 * 2^k gets twice the scale that it needs; everything else is rceil."""
-    data = peer("compressed_tensors_mx")
+    data = peer("layout/compressed_tensors")
     x, q = data[which], rtn(data[which], spec("mxfp8_e4m3_rceil"))
     largest = np.abs(x.reshape(len(x), -1, 32)).max(axis=-1)
     exact = (np.frexp(largest)[0] == 0.875) & (largest > 0)
@@ -148,7 +148,7 @@ def test_mxfp8_of_compressed_tensors_leaves_the_top_number_unused(which) -> None
 
 @pytest.mark.parametrize("name", ["nf4", "fp4"])
 def test_4bit_blocks_are_those_of_bitsandbytes(name) -> None:
-    data = peer("bitsandbytes_4bit")
+    data = peer("layout/bitsandbytes")
     q = rtn(data["input"], spec(name))
     theirs = nibbles(data[f"{name}.b64.packed"], high_first=True).reshape(q.shape)
     np.testing.assert_array_equal(q.codes, theirs)
@@ -166,7 +166,7 @@ def test_4bit_blocks_are_those_of_bitsandbytes(name) -> None:
 
 
 def test_a_ragged_flat_tensor_is_that_of_bitsandbytes() -> None:
-    data = peer("bitsandbytes_4bit")
+    data = peer("layout/bitsandbytes")
     x = data["odd.input"]
     q = rtn(x[None], spec("nf4"))
     theirs = nibbles(data["odd.nf4.packed"], high_first=True)[: len(x)]

@@ -13,7 +13,9 @@ DATA = Path(__file__).parents[1] / "data" / "formats"
 
 @cache
 def peer(name: str) -> dict[str, np.ndarray]:
-    return load_file(DATA / f"{name}.safetensors")
+    """A file of the formats' folder, or, as ``layout/name``, of another."""
+    folder, _, file = name.rpartition("/")
+    return load_file(DATA.parent / (folder or "formats") / f"{file}.safetensors")
 
 
 def nibbles(packed: np.ndarray, *, high_first: bool) -> np.ndarray:

@@ -147,10 +147,10 @@ def test_torch_casts_magnitudes_to_e8m0() -> None:
     ("ours", "theirs"), [("nf4", "nf4"), ("fp4", "fp4"), ("dynamic8", "dynamic_signed"), ("udynamic8", "dynamic_unsigned")]
 )
 def test_tables_are_those_of_bitsandbytes(ours: str, theirs: str) -> None:
-    np.testing.assert_array_equal(table_of(find_format(ours)), peer("bitsandbytes_4bit")[f"code.{theirs}"])
+    np.testing.assert_array_equal(table_of(find_format(ours)), peer("layout/bitsandbytes")[f"code.{theirs}"])
 
 
 def test_every_number_of_a_grid_to_e2m1_is_that_of_compressed_tensors() -> None:
-    data = peer("compressed_tensors_mx")
+    data = peer("layout/compressed_tensors")
     e2m1 = find_format("e2m1")
     np.testing.assert_array_equal(decode(encode(data["cast_fp4.x"], e2m1), e2m1), data["cast_fp4.y"])

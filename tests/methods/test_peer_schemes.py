@@ -82,9 +82,9 @@ def test_neural_compressor(case: str) -> None:
     assert np.array_equal(q.codes, data[f"{case}.q"])
 
 
-@pytest.mark.parametrize("case", cases("compressed_tensors_int", ".input.q"))
+@pytest.mark.parametrize("case", cases("../layout/compressed_tensors", ".input.q"))
 def test_compressed_tensors(case: str) -> None:
-    data = peer("compressed_tensors_int")
+    data = peer("../layout/compressed_tensors")
     name, symmetry, granularity = case.split(".")
     scheme = f"compressed_tensors_{symmetry}metric"
     q = rtn(data["input"], spec(name, group_size=128 if granularity == "g128" else None, scheme=scheme))

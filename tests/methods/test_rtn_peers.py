@@ -259,9 +259,9 @@ def test_torch_multiplies_by_the_reciprocal_at_exact_ties(i: int) -> None:
     assert np.array_equal(fake_quantize(x, grid(np.array([[7]])), s)[0], data[f"ties.{i}.fake_0_15_zp7"])
 
 
-@pytest.mark.parametrize("case", cases("compressed_tensors_int", ".input.q"))
+@pytest.mark.parametrize("case", cases("../layout/compressed_tensors", ".input.q"))
 def test_compressed_tensors(case: str) -> None:
-    data = peer("compressed_tensors_int")
+    data = peer("../layout/compressed_tensors")
     name, symmetry, granularity = case.split(".")
     bits = int(name.removeprefix("int"))
     group = 128 if granularity == "g128" else None
