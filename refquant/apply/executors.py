@@ -123,7 +123,7 @@ def chosen_executor(executor: str | None, workers: int | None) -> ExecutorPlan |
     Raises
     ------
     UsageError
-        If both are given, or the text cannot be read.
+        If both are given, the text cannot be read, or it asks for Dask and that is not installed.
 
     Examples
     --------
@@ -135,7 +135,9 @@ def chosen_executor(executor: str | None, workers: int | None) -> ExecutorPlan |
     if executor is not None and workers is not None:
         raise UsageError("--executor and --workers are both given; --workers N is short for --executor processes?workers=N")
     if executor is not None:
-        return ExecutorPlan.read(executor)
+        plan = ExecutorPlan.read(executor)
+        _require(plan)
+        return plan
     return None if workers is None or workers == 1 else ExecutorPlan(kind="processes", workers=workers)
 
 
@@ -158,14 +160,18 @@ def open_workforce(plan: ExecutorPlan | None) -> AbstractContextManager[Workforc
         return _processes(count, plan)
     if plan.kind == "threads":
         return _threads(count, plan)
-    if importlib.util.find_spec("distributed") is None:
-        raise UsageError("Dask is not installed; install it with: pip install 'refquant[cluster]'")
+    _require(plan)
     from refquant.apply import dask_cluster  # only where somebody asks for it: it takes a second to load
 
     files = plan.files or ("shared" if plan.address == LOCAL else "sent")
     if plan.address == LOCAL:
         return dask_cluster.local(count, plan.blas or blas_threads(count), shared_files=files == "shared")
     return dask_cluster.remote(plan.address, plan.blas or 1, shared_files=files == "shared")
+
+
+def _require(plan: ExecutorPlan) -> None:
+    if plan.kind == "dask" and importlib.util.find_spec("distributed") is None:
+        raise UsageError("dask:// needs Dask, which is not installed; install it with: pip install 'refquant[cluster]'")
 
 
 def blas_threads(count: int) -> int:

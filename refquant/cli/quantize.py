@@ -14,6 +14,7 @@ import model
 from refquant.apply.checkpoint import is_quantized
 from refquant.apply.description import read_description
 from refquant.apply.evaluation import Evaluation, EvaluationSet, Sizes
+from refquant.apply.executors import ExecutorPlan, chosen_executor, open_workforce
 from refquant.apply.experts import coverage
 from refquant.apply.memory import estimated_peak
 from refquant.apply.quantized import QuantizedModel
@@ -36,6 +37,7 @@ from refquant.cli.progress import Progress
 from refquant.cli.rows import QuantizedRow, footprint_json, quantize_rows, recipe_rows, row_json
 from refquant.cli.streamed import execute_streamed
 from refquant.cli.streams import show, show_json, talk, talk_console
+from refquant.cli.workers import worker_options
 from refquant.cli.working import working
 from refquant.errors import UsageError
 from refquant.numerics import LANES, Arithmetic
@@ -54,7 +56,7 @@ Examples:
   refquant quantize --recipe gptq-w4a4 --dry-run
   refquant quantize --recipe w3 --out w3-folder --quick
   refquant quantize --recipe rtn-w4a16 --out rtn-folder --no-compare --format json
-  refquant quantize --recipe rtn-w4a16 --out streamed --stream
+  refquant quantize --recipe rtn-w4a16 --out streamed --stream --workers 2
   refquant quantize --recipe w3 --out same-everywhere --no-compare --quick --lane ordered
 """
 
@@ -87,6 +89,7 @@ class _Run:
 @click.option("--no-compare", is_flag=True, help="Quantize and save, without baselines and tables.")
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted run left in OUT.partial.")
 @click.option("--stream", is_flag=True, help="Hold about one block of the model at a time; implies --no-compare.")
+@worker_options("Linears and calibration batches")
 @evaluation_options
 def command(
     model_dir: Path | None,
@@ -98,6 +101,8 @@ def command(
     no_compare: bool,
     resume: bool,
     stream: bool,
+    workers: int | None,
+    executor: str | None,
     texts: Path | None,
     full: bool,
     quick: bool,
@@ -109,27 +114,27 @@ def command(
 
     The table has a row for full precision, RTN, GPTQ, the recipe, and the recipe with a 4-bit softmax. Stdout is data, stderr is talk.
     """
-    sizes = chosen_sizes(full, quick)
+    sizes, plan = chosen_sizes(full, quick), chosen_executor(executor, workers)
     recipe = _adapted(find_recipe(recipe_name), samples, quick)
     compare = not (no_compare or stream)
     source, wanted = source_folder(model_dir), sizes if compare else None
     run = _prepare(source, LANES[lane], recipe, calibration, seed, out, wanted, texts, compare, stream)
     if dry_run:
         stored = open_checkpoint(run.bench.source)
-        plan = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.exists)
+        known = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.exists)
         tokens = recipe.calibration.samples * max((len(line.prompt) + len(line.response or ()) for line in run.bench.lines), default=0)
         peak = estimated_peak(run.bench.model, recipe, tokens)
         if form == "json":
-            show_json(plan_json(*plan) | {"peak_memory_bytes": peak})
+            show_json(plan_json(*known) | {"peak_memory_bytes": peak})
         else:
-            show([*plan_parts(*plan), f"estimated peak of memory while quantizing: {byte_size(peak)}"])
+            show([*plan_parts(*known), f"estimated peak of memory while quantizing: {byte_size(peak)}"])
         return
     if not run.exists:
         check_writable(run.folder)
     if stream:
-        execute_streamed(run.bench, run.recipe, run.folder, run.exists, resume, form)
+        execute_streamed(run.bench, run.recipe, run.folder, run.exists, resume, form, plan)
     else:
-        _execute(run, seed, resume, form)
+        _execute(run, seed, resume, form, plan)
 
 
 def _adapted(recipe: Recipe, samples: int | None, quick: bool) -> Recipe:
@@ -184,7 +189,7 @@ def _prepare(
     )
 
 
-def _execute(run: _Run, seed: int, resume: bool, form: str) -> None:
+def _execute(run: _Run, seed: int, resume: bool, form: str, plan: ExecutorPlan | None) -> None:
     compare = len(run.rows) > 1 or run.data is not None
     if run.existing is not None:
         talk(f"{run.folder} holds this very run, complete and verified; it is used as it is")
@@ -193,7 +198,12 @@ def _execute(run: _Run, seed: int, resume: bool, form: str) -> None:
     if compare and run.data is None:
         talk(f"{run.bench.source} holds no held-out texts (eval.jsonl): no table; name a file with --texts")
     rows = run.rows if run.data is not None else {run.own: run.recipe}
-    with calm_blas(run.bench.model), Progress(_costs(run, rows), talk_console(), events=form == "json") as progress:
+    idle = run.existing is not None and len(rows) == 1
+    with (
+        calm_blas(run.bench.model),
+        open_workforce(None if idle else plan) as run.bench.workers,
+        Progress(_costs(run, rows), talk_console(), events=form == "json") as progress,
+    ):
         run.bench.progress = progress
         if run.existing is not None:
             sweep(run.folder)

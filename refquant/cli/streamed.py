@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from refquant.apply.description import Description
+from refquant.apply.executors import ExecutorPlan, open_workforce
 from refquant.apply.recipe import Recipe
 from refquant.apply.run import Workbench
 from refquant.apply.verifying import verify_folder
@@ -22,7 +23,9 @@ from refquant.report.numbers import bits, counted, duration
 from refquant.storage import open_checkpoint
 
 
-def execute_streamed(bench: Workbench, recipe: Recipe, out: Path, exists: bool, resume: bool, form: str) -> None:
+def execute_streamed(
+    bench: Workbench, recipe: Recipe, out: Path, exists: bool, resume: bool, form: str, plan: ExecutorPlan | None = None
+) -> None:
     """Quantize, save, and check what was saved against its digests, holding about one block at a time.
 
     Parameters
@@ -35,10 +38,16 @@ def execute_streamed(bench: Workbench, recipe: Recipe, out: Path, exists: bool, 
         The result is there already.
     resume : bool
     form : {"text", "json"}
+    plan : ExecutorPlan, optional
+        Of the workers.
     """
     costs = {"rollouts": 5.0} if recipe.calibration.states in ("rollout", "tmas") and recipe.needs_calibration else {}
     costs |= {"quantize": 10.0, "save": 1.0, "verify": 1.0}
-    with calm_blas(bench.model), Progress(costs, talk_console(), events=form == "json") as progress:
+    with (
+        calm_blas(bench.model),
+        open_workforce(None if exists else plan) as bench.workers,
+        Progress(costs, talk_console(), events=form == "json") as progress,
+    ):
         bench.progress = progress
         if exists:
             sweep(out)
