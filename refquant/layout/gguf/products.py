@@ -1,96 +1,26 @@
 """Matrix products as ggml makes them on processors: weights in blocks, and activations quantized on the way.
 
-ggml never multiplies a float with a code. What stands in front of a matrix is brought to a type that goes with the matrix's:
+ggml never multiplies a float with a code. What stands in front of a matrix is brought to a form that goes with the matrix's type
+(:mod:`~refquant.layout.gguf.activations`); codes are multiplied and added up as integers within a block, and blocks in float32:
 
-=============================== ===================================================================================================
-matrix                          activations
-=============================== ===================================================================================================
-F32                             as they are
-F16, BF16                       rounded to the same
-Q8_0, Q4_0, Q5_0, MXFP4         blocks of 32 signed bytes on a float16 scale: ``d = max|x| / 127``, ``code = round(x * (127 / max|x|))``
-Q4_1, Q5_1, Q2_K ... Q6_K,      other blocks (Q8_1, Q8_K); not here
-TQ1_0, TQ2_0
-=============================== ===================================================================================================
+    y = sum over blocks of  d dx sum(q qx) + m sx                        with a minimum: Q4_1, Q5_1; sx is the rounded sum of Q8_1
+    y = sum over blocks of  d dx sum(s q qx) - dmin dx sum(min qx)       super-blocks and Q8_K; s and min are integers, one a group
+    y = sum over blocks of  d dx sum(q qx)                               the others
 
-Codes are multiplied and added up as integers within a block, and blocks in float32. Here codes times scales are float64 numbers, whose
-products are exact, and their sum is rounded to float32 once: the same but for the roundings of ggml's own sum.
-
-The rounding is to even on x86 with AVX2 and on Arm's NEON ties go away; a program that was compiled for neither takes ``1 / d``. Choose
-with `ties`.
+Here codes times scales are float64 numbers, exact as they stand, and their sum is rounded to float32 once: the same but for the roundings
+of ggml's own sum.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from refquant.errors import InputError, UsageError
-from refquant.layout.gguf.fields import half_away, stored_half
+from refquant.errors import UsageError
+from refquant.layout.gguf.activations import FORM_FOR, Seen, Ties, seen_as
 from refquant.layout.gguf.tensor import GgufTensor
 from refquant.numerics import FAST, Arithmetic
-from refquant.numerics.arrays import Array
-
-Ties = Literal["even", "away"]
-INTEGER = ("Q8_0", "Q4_0", "Q5_0", "MXFP4")
-PLAIN = ("F32", "F16", "BF16")
-
-
-def quantized_activations(x: Array, ties: Ties = "even") -> Array:
-    """What ggml multiplies integer blocks with: ``[..., n]`` float32 as float64 codes times scales.
-
-    Parameters
-    ----------
-    x : ndarray ``[..., n]``
-        `n` a multiple of 32; rounded to float32 first.
-    ties : {"even", "away"}
-
-    Raises
-    ------
-    UsageError
-        If `ties` is another word.
-    InputError
-        If `n` is not a multiple of 32 or a number is not finite.
-    NumericalError
-        If a scale overflows float16.
-
-    Examples
-    --------
-    >>> quantized_activations(np.array([127.0, 0.4, 0.6] + [0.0] * 29))[:3]
-    array([127.,   0.,   1.])
-    """
-    if ties not in ("even", "away"):
-        raise UsageError(f"ties go to 'even' or 'away', not {ties!r}")
-    if not x.ndim or x.shape[-1] % 32:
-        raise InputError(f"activations of shape {x.shape} do not divide into blocks of 32")
-    blocks = x.astype(np.float32).reshape(-1, 32)
-    if not np.isfinite(blocks).all():
-        raise InputError("activations hold numbers that are not finite")
-    largest = np.abs(blocks).max(axis=1)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        per_unit = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
-        steps = blocks * per_unit[:, None]
-    codes = np.rint(steps) if ties == "even" else half_away(steps)
-    scale = stored_half(largest / np.float32(127), "scale of activations")
-    codes = np.where(scale[:, None] == 0, np.float32(0), codes)  # whatever they are
-    return np.asarray(codes.astype(np.float64) * scale.astype(np.float64)[:, None]).reshape(x.shape)
-
-
-def activation_margin(x: Array) -> float:
-    """How near a number comes to being quantized otherwise: the least distance of ``x * (127 / max|x|)`` from a tie, in codes.
-
-    Two computations of the same model differ in the last bits of their activations. Where one lies that near a tie, it may become another
-    code, and logits then differ by what a code is worth: comparing them to more digits means nothing there.
-
-    Examples
-    --------
-    >>> activation_margin(np.array([127.0, 0.25] + [0.0] * 30))
-    0.25
-    """
-    blocks = x.astype(np.float64).reshape(-1, 32)
-    largest = np.abs(blocks).max(axis=1, keepdims=True)
-    steps = blocks * (127 / np.where(largest > 0, largest, 1))
-    return float(np.abs(steps - np.floor(steps) - 0.5).min(initial=0.5))
+from refquant.numerics.arrays import Array, Float64Array
+from refquant.numerics.casting import as_float64
 
 
 class GgmlLinear:
@@ -106,7 +36,7 @@ class GgmlLinear:
     Raises
     ------
     UsageError
-        If the weight's type has another product.
+        If the weight is no matrix.
 
     Examples
     --------
@@ -117,26 +47,59 @@ class GgmlLinear:
     """
 
     def __init__(self, weight: GgufTensor, ties: Ties = "even", arithmetic: Arithmetic = FAST) -> None:
-        if weight.kind.name not in INTEGER + PLAIN:
-            raise UsageError(f"products with {weight.kind.name} are not here; there are {', '.join(INTEGER + PLAIN)}")
         if len(weight.shape) != 2:
             raise UsageError(f"the weight of a linear has shape {weight.shape}; allowed: [out, in]")
         self.kind, self.ties, self.arithmetic = weight.kind, ties, arithmetic
-        self._columns = np.ascontiguousarray(weight.dequantize().T, dtype=np.float64)
+        self.form = FORM_FOR[weight.kind.name]
+        apart = self.form == "Q8_1"  # minima have an operand of their own
+        self._columns = np.ascontiguousarray(exact_numbers(weight, with_minima=not apart).T)
+        self._minima = as_float64(weight.fields().m).reshape(weight.shape[0], -1).T if apart else None
 
     def __call__(self, x: Array) -> Array:
         """Apply the layer to ``[..., in]``; float32."""
-        rows = x.astype(np.float32).reshape(-1, x.shape[-1])
-        if self.kind.name in INTEGER:
-            seen = quantized_activations(rows, self.ties)
-        else:
-            seen = self._rounded(rows)
-        return self.arithmetic.matmul(seen, self._columns).astype(np.float32).reshape(*x.shape[:-1], -1)
+        return self.product(self.seen(x.reshape(-1, x.shape[-1]))).reshape(*x.shape[:-1], -1)
 
-    def _rounded(self, rows: Array) -> Array:
-        out = np.empty((rows.size, 1), np.float32)
-        quantize = self.kind.quantize
-        if quantize is None:
-            raise UsageError(f"{self.kind.name} is only read")
-        self.kind.values(quantize(rows.reshape(-1, 1)), out)
-        return out.reshape(rows.shape).astype(np.float64)
+    def seen(self, rows: Array) -> Seen:
+        """What becomes of activations ``[rows, in]``."""
+        return seen_as(rows, self.form, self.ties, self.arithmetic)
+
+    def product(self, seen: Seen) -> Array:
+        """What comes out of that, ``[rows, out]`` in float32."""
+        found = self.arithmetic.matmul(seen.numbers, self._columns)
+        if seen.sums is not None and self._minima is not None:
+            found = found + self.arithmetic.matmul(seen.sums, self._minima)
+        return np.asarray(found.astype(np.float32))
+
+
+def exact_numbers(weight: GgufTensor, *, with_minima: bool = True) -> Float64Array:
+    """A tensor's numbers with no operation rounded: what codes, scales and minima say, before float32.
+
+    Parameters
+    ----------
+    weight : GgufTensor
+    with_minima : bool
+        Whether minima are in it.
+
+    Returns
+    -------
+    float64 ndarray of the tensor's shape
+
+    Examples
+    --------
+    >>> from refquant.layout.gguf import quantize
+    >>> weight = quantize(np.linspace(1000.0, 1000.001, 32), "q4_1")
+    >>> float(exact_numbers(weight)[5]), float(weight.dequantize()[5])
+    (1000.0001952648163, 1000.0001831054688)
+    """
+    fields = weight.fields()
+    if fields.d is None or weight.kind.name == "MXFP4":
+        return weight.dequantize(np.dtype(np.float64))  # exact in float32 as they are
+    groups = 1 if fields.scales is None else fields.scales.shape[1]
+    scale = fields.d.astype(np.float64)[:, None]
+    if fields.scales is not None:
+        scale = scale * fields.scales
+    found = fields.codes.astype(np.float64).reshape(len(fields.codes), groups, -1) * scale[..., None]
+    if fields.m is not None and with_minima:
+        low = fields.m.astype(np.float64)[:, None]
+        found = found + low[..., None] if fields.mins is None else found - (low * fields.mins)[..., None]
+    return np.asarray(found.reshape(weight.shape))
