@@ -83,7 +83,7 @@ def load(directory: str | PathLike[str], dtype: str = "float32", arithmetic: Ari
     folder = Path(directory)
     config = Config.from_dict(read_json(folder / "config.json"), where=str(folder / "config.json"))
     if stream:
-        return _stream(config, open_checkpoint(folder), str(folder), dtype, arithmetic)
+        return stream_from(config, open_checkpoint(folder), str(folder), dtype, arithmetic)
     return _assemble(config, open_checkpoint(folder), str(folder), dtype, arithmetic, {})
 
 
@@ -175,7 +175,19 @@ def _assemble(
     return Transformer(config, parameters, linears, head, np.dtype(dtype), arithmetic)
 
 
-def _stream(config: ModelConfig, source: RowSource, where: str, dtype: str, arithmetic: Arithmetic) -> Transformer:
+def stream_from(config: ModelConfig, source: RowSource, where: str, dtype: str, arithmetic: Arithmetic) -> Transformer:
+    """Make a model of tensors that are read from a source when they are needed; parameters and errors as in :func:`load`.
+
+    Parameters
+    ----------
+    config : Config
+    source : RowSource
+        A :class:`~refquant.storage.Checkpoint`, or whatever else has tensors by name.
+    where : str
+        What messages call the source.
+    dtype : {"float32", "float64"}
+    arithmetic : Arithmetic
+    """
     shape = config.architecture()
     names = _checked_names(shape, set(), source, where, dtype)
     tensors = StreamedTensors(source, names, np.dtype(dtype), where)

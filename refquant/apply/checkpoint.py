@@ -8,29 +8,16 @@ import numpy as np
 
 import model
 from model import Config, Transformer
-from refquant.apply.description import (
-    DESCRIPTION,
-    RewrittenEntry,
-    WeightEntry,
-    check_digests,
-    read_description,
-    tensor_digest,
-)
+from refquant.apply.description import DESCRIPTION, RewrittenEntry, check_digests, read_description, tensor_digest
 from refquant.apply.quantized import LinearArithmetic, QuantizedModel
-from refquant.apply.recipe import Recipe
 from refquant.apply.rewritten import RewrittenModel
-from refquant.apply.saving import CORRECTION_PARTS, KEPT_FILES, Provenance, correction_name, read_whole, run_time_arrays, save_quantized
-from refquant.core import Origin, QTensor, QuantSpec
-from refquant.core.binary_tensor import BINARY_PARTS, BinarySpec, BinaryTensor, is_binary
-from refquant.core.qtensor import Quantized
+from refquant.apply.saving import KEPT_FILES, Provenance, read_whole, run_time_arrays, save_quantized
+from refquant.apply.stored_parts import PARTS, described_model, read_corrections, read_weight
+from refquant.apply.streamed_folder import load_streamed
 from refquant.errors import InputError, UsageError
-from refquant.methods.activation.tac import AffineCorrection
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
-from refquant.storage import Checkpoint, canonical_json, digest, open_checkpoint, read_json
-
-GRID_PARTS = ("codes", "scale", "scale_codes", "scale_outer", "scale_offset", "zero", "perm")
-PARTS = tuple(dict.fromkeys((*GRID_PARTS, *BINARY_PARTS)))
+from refquant.storage import canonical_json, digest, open_checkpoint, read_json
 
 
 def is_quantized(path: Path) -> bool:
@@ -69,22 +56,9 @@ def _read_folder(path: Path) -> tuple[QuantizedModel, dict[str, Array]]:
     untouched = {name: stored.read(name) for name in stored.names if name not in parts}
     check_digests(str(path), {name: tensor_digest(array) for name, array in untouched.items()}, description.untouched)
     rewritten = _read_rewritten(description.rewritten, untouched, where)
-    corrections, taken = _read_corrections(description.corrections, untouched, where)
+    corrections, taken = read_corrections(description.corrections, untouched, where)
     untouched = {name: array for name, array in untouched.items() if name not in description.rewritten.parts | taken}
-    recipe = Recipe.from_dict(description.recipe, f"{where}: recipe")
-    try:
-        quantized = QuantizedModel(
-            recipe=recipe,
-            weights=weights,
-            input_grids={name: entry.grid() for name, entry in description.activation_scales.items()},
-            value_grids={int(index): entry.grid() for index, entry in description.value_scales.items()},
-            value_alphas={int(index): tuple(values) for index, values in description.value_alphas.items()},
-            rewritten=rewritten,
-            corrections=corrections,
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}") from error
-    return quantized, untouched
+    return described_model(description, where, weights, rewritten, corrections), untouched
 
 
 def _read_rewritten(entry: RewrittenEntry, tensors: dict[str, Array], where: Path) -> RewrittenModel:
@@ -104,47 +78,14 @@ def _read_rewritten(entry: RewrittenEntry, tensors: dict[str, Array], where: Pat
         raise InputError(f"{where}: {error}") from error
 
 
-def _read_corrections(blocks: list[int], tensors: dict[str, Array], where: Path) -> tuple[dict[int, AffineCorrection], set[str]]:
-    """Corrections of the attention output by block, and the names of their arrays."""
-    names = {index: {part: correction_name(index, part) for part in CORRECTION_PARTS} for index in blocks}
-    taken = {name for parts in names.values() for name in parts.values()}
-    for name in sorted(taken):
-        if name not in tensors:
-            raise InputError(f"{where}: {name} is missing, which it promises")
-    found = {index: AffineCorrection(**{part: tensors[name] for part, name in parts.items()}) for index, parts in names.items()}
-    return found, taken
-
-
-def read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) -> Quantized:
-    """Read the parts of one weight and check them against what is recorded of them; `where` is named in messages.
-
-    Raises
-    ------
-    InputError
-        If a part is missing, damaged or not what its digest says.
-    """
-    binary = is_binary(entry.spec)
-    wanted = BINARY_PARTS if binary else GRID_PARTS
-    parts = {part: stored.read(f"{name}.{part}") for part in wanted if f"{name}.{part}" in stored.names}
-    missing = (set(wanted) if binary else {"codes", "scale" if "scale_codes" not in parts else "scale_codes"}) - set(parts)
-    if missing:
-        raise InputError(f"{stored.directory}: {name} lacks {', '.join(sorted(missing))}, which {where.name} promises")
-    try:
-        origin = Origin(method=entry.method, version=entry.version, parameters=entry.parameters)
-        weight = _from_parts(parts, entry.spec, origin, binary)
-    except InputError as error:
-        raise InputError(f"{stored.directory}: {name} is damaged: {error}") from error
-    check_digests(str(stored.directory), {name: weight.digest()}, {name: entry.digest})
-    return weight
-
-
-def _from_parts(parts: dict[str, Array], spec: str, origin: Origin, binary: bool) -> Quantized:
-    if binary:
-        return BinaryTensor.from_parts(parts, BinarySpec.from_json(spec), origin)
-    return QTensor.from_parts(parts, QuantSpec.from_json(spec), origin)
-
-
-def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST, *, linears: LinearArithmetic = "fake") -> Transformer:
+def load(
+    path: Path | str,
+    dtype: str = "float32",
+    arithmetic: Arithmetic = FAST,
+    *,
+    linears: LinearArithmetic = "fake",
+    stream: bool = False,
+) -> Transformer:
     """Load a checkpoint folder as a model, quantized or not.
 
     Parameters
@@ -155,22 +96,30 @@ def load(path: Path | str, dtype: str = "float32", arithmetic: Arithmetic = FAST
     arithmetic : Arithmetic
     linears : {"fake", "integer"}
         How quantized linears are computed; see :meth:`QuantizedModel.attach`.
+    stream : bool
+        Read tensors and decode codes when they are needed, and drop them after: memory stays near one linear's weight plus activations.
+        The numbers are the same.
 
     Raises
     ------
     InputError
         If the folder is not one of the two or is damaged.
     UsageError
-        If linears are to multiply integers and the folder's recipe does not give them any.
+        If linears are to multiply integers and the folder's recipe does not give them any, or the folder is streamed; or a streamed
+        folder is one of a rewritten model.
     """
     path = Path(path)
     if not is_quantized(path):
         if linears != "fake":
             raise UsageError(f"{path} is a full-precision checkpoint; {linears} arithmetic needs a quantized folder")
-        return model.load(path, dtype, arithmetic)
-    quantized, tensors = _read_folder(path)
+        return model.load(path, dtype, arithmetic, stream)
     if dtype not in ("float32", "float64"):
         raise UsageError(f"dtype is {dtype!r}; allowed: float32, float64")
+    if stream:
+        if linears != "fake":
+            raise UsageError(f"{linears} arithmetic keeps every linear's codes at hand; a streamed folder has none, load it into memory")
+        return load_streamed(path, np.dtype(dtype), arithmetic)
+    quantized, tensors = _read_folder(path)
     for name, weight in quantized.weights.items():
         tensors[f"{name}.weight"] = weight.dequantize(np.dtype(dtype))
     for name, array in quantized.rewritten.tensors.items():  # computed, not published: rounding them to another dtype loses nothing stored

@@ -109,7 +109,10 @@ class QuantizedModel:
         if arithmetic not in ("fake", "integer"):
             raise UsageError(f"arithmetic is {arithmetic!r}; allowed: 'fake', 'integer'")
         m = self.rewritten.attach(m)
-        self._check_fit(m)
+        self.check_fit(m, set(self.weights))
+        for name, coded in self.weights.items():
+            if coded.shape != (shape := dense_linear(m, name).weight.shape):
+                raise InputError(f"{name}: the quantized weight has shape {coded.shape}, the model's {shape}")
         if arithmetic == "integer":
             self._check_codes()
         linears: dict[str, Linear] = {}
@@ -124,6 +127,10 @@ class QuantizedModel:
             else:
                 values = dense.weight if weight is None else weight
                 linears[name] = QuantizedLinear(values, dense.bias, quantizer, m.dtype, m.arithmetic, online_transforms(dense))
+        return self.with_products(m, linears)
+
+    def with_products(self, m: Transformer, linears: Mapping[str, Linear]) -> Transformer:
+        """Return `m` with `linears` and this model's attention products in it."""
         grids, corrections = self.value_grids, self.corrections
         products = {i: attention_product(self.recipe, m, grids.get(i), corrections.get(i)) for i in range(m.config.n_layers)}
         operands = {index: score_operands(self.recipe, before) for index, before in enumerate(m.score_operands)}
@@ -147,13 +154,16 @@ class QuantizedModel:
                     "arithmetic needs integer formats on both sides, such as w8a8"
                 )
 
-    def _check_fit(self, m: Transformer) -> None:
-        """A linear that is left out would run in floating point, and V without its scales on scales of the moment, without a word."""
+    def check_fit(self, m: Transformer, weights: set[str]) -> None:
+        """Raise InputError unless everything that the recipe quantizes in `m` is there, `weights` being the quantized linears.
+
+        A linear that is left out would run in floating point, and V without its scales on scales of the moment, without a word.
+        """
         recipe = self.recipe
         linears = {name for name in m.linears if not is_skipped(recipe, name)}
         blocks = {str(index) for index in range(m.config.n_layers)}
         wanted = {
-            "quantized weights": (set(self.weights), linears if recipe.weights.method != "none" else set()),
+            "quantized weights": (weights, linears if recipe.weights.method != "none" else set()),
             "activation scales": (set(self.input_grids), linears if recipe.activations.method == "static" else set()),
             "corrections": ({str(i) for i in self.corrections}, blocks if recipe.attention_output.method != "none" else set()),
             "V scales": ({str(i) for i in self.value_grids}, blocks if recipe.values.method in ("minmax", "ia_aq") else set()),
@@ -163,9 +173,6 @@ class QuantizedModel:
                 odd = sorted(needed - found) or sorted(found - needed)
                 verb = "are missing for" if needed - found else "are there for what the recipe or the model does not have:"
                 raise InputError(f"recipe {recipe.name}: {what} {verb} {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}")
-        for name, weight in self.weights.items():
-            if weight.shape != (shape := dense_linear(m, name).weight.shape):
-                raise InputError(f"{name}: the quantized weight has shape {weight.shape}, the model's {shape}")
 
 
 def _integer_linear(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from refquant.apply.checkpoint import read_weight
 from refquant.apply.description import DESCRIPTION, Description, check_digests, read_description
 from refquant.apply.saving import read_whole
+from refquant.apply.stored_parts import read_weight
 from refquant.storage import Checkpoint, canonical_json, digest, open_checkpoint
 
 

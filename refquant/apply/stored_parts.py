@@ -1,0 +1,91 @@
+"""Parts of a quantized folder, each checked against what the description says of it: linears, and what corrects attention's output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from refquant.apply.description import Description, WeightEntry, check_digests
+from refquant.apply.quantized import QuantizedModel
+from refquant.apply.recipe import Recipe
+from refquant.apply.rewritten import RewrittenModel
+from refquant.apply.saving import CORRECTION_PARTS, correction_name
+from refquant.core import Origin, QTensor, QuantSpec
+from refquant.core.binary_tensor import BINARY_PARTS, BinarySpec, BinaryTensor, is_binary
+from refquant.core.qtensor import Quantized
+from refquant.errors import InputError
+from refquant.methods.activation.tac import AffineCorrection
+from refquant.numerics.arrays import Array
+from refquant.storage import Checkpoint
+
+GRID_PARTS = ("codes", "scale", "scale_codes", "scale_outer", "scale_offset", "zero", "perm")
+PARTS = tuple(dict.fromkeys((*GRID_PARTS, *BINARY_PARTS)))
+
+
+def described_model(
+    description: Description,
+    where: Path,
+    weights: Mapping[str, Quantized],
+    rewritten: RewrittenModel,
+    corrections: Mapping[int, AffineCorrection],
+) -> QuantizedModel:
+    """Put recipe and grids of a description together with what was read of the tensors; `where` is named in messages.
+
+    Raises
+    ------
+    InputError
+        If the recipe or a grid is none.
+    """
+    recipe = Recipe.from_dict(description.recipe, f"{where}: recipe")
+    try:
+        return QuantizedModel(
+            recipe=recipe,
+            weights=weights,
+            input_grids={name: entry.grid() for name, entry in description.activation_scales.items()},
+            value_grids={int(index): entry.grid() for index, entry in description.value_scales.items()},
+            value_alphas={int(index): tuple(values) for index, values in description.value_alphas.items()},
+            rewritten=rewritten,
+            corrections=corrections,
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def read_corrections(blocks: list[int], tensors: dict[str, Array], where: Path) -> tuple[dict[int, AffineCorrection], set[str]]:
+    """Corrections of the attention output by block, and the names of their arrays."""
+    names = {index: {part: correction_name(index, part) for part in CORRECTION_PARTS} for index in blocks}
+    taken = {name for parts in names.values() for name in parts.values()}
+    for name in sorted(taken):
+        if name not in tensors:
+            raise InputError(f"{where}: {name} is missing, which it promises")
+    found = {index: AffineCorrection(**{part: tensors[name] for part, name in parts.items()}) for index, parts in names.items()}
+    return found, taken
+
+
+def read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) -> Quantized:
+    """Read the parts of one weight and check them against what is recorded of them; `where` is named in messages.
+
+    Raises
+    ------
+    InputError
+        If a part is missing, damaged or not what its digest says.
+    """
+    binary = is_binary(entry.spec)
+    wanted = BINARY_PARTS if binary else GRID_PARTS
+    parts = {part: stored.read(f"{name}.{part}") for part in wanted if f"{name}.{part}" in stored.names}
+    missing = (set(wanted) if binary else {"codes", "scale" if "scale_codes" not in parts else "scale_codes"}) - set(parts)
+    if missing:
+        raise InputError(f"{stored.directory}: {name} lacks {', '.join(sorted(missing))}, which {where.name} promises")
+    try:
+        origin = Origin(method=entry.method, version=entry.version, parameters=entry.parameters)
+        weight = _from_parts(parts, entry.spec, origin, binary)
+    except InputError as error:
+        raise InputError(f"{stored.directory}: {name} is damaged: {error}") from error
+    check_digests(str(stored.directory), {name: weight.digest()}, {name: entry.digest})
+    return weight
+
+
+def _from_parts(parts: dict[str, Array], spec: str, origin: Origin, binary: bool) -> Quantized:
+    if binary:
+        return BinaryTensor.from_parts(parts, BinarySpec.from_json(spec), origin)
+    return QTensor.from_parts(parts, QuantSpec.from_json(spec), origin)
