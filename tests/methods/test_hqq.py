@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refquant.core import spec
-from refquant.errors import InputError, UsageError
+from refquant.errors import InputError, NumericalError, UsageError
 from refquant.methods.grid.hqq import hqq
 from refquant.numerics.arrays import Array
 from tests.methods.test_rtn_peers import cases, peer
@@ -65,6 +65,8 @@ def test_the_robust_norm_falls() -> None:
         (lambda: hqq(np.ones((1, 4)), spec("int4", scheme="sym_full")), UsageError, "unsigned"),
         (lambda: hqq(np.ones((1, 4)), spec("uint4"), norm=0), UsageError, "norm"),
         (lambda: hqq(np.array([[np.nan, 1]]), spec("uint4")), InputError, "NaN"),
+        (lambda: hqq(np.array([[-3e38, 3e38]], np.float32), spec("uint4")), NumericalError, "a range is wider than float32"),
+        (lambda: hqq(np.full((1, 8), 3e38, np.float32), spec("uint4")), NumericalError, "a sum over a tile overflows float32"),
     ],
 )
 def test_refusals(call, error, says) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from refquant.core import Tiling
-from refquant.errors import InputError, UsageError
+from refquant.errors import InputError, NumericalError, UsageError
 from refquant.methods.grid.offset import OffsetTensor, offset_rtn
 from tests.methods.test_rtn_peers import cases, peer
 
@@ -69,3 +69,24 @@ def test_bits() -> None:
 def test_refusals(call, error, says) -> None:
     with pytest.raises(error, match=says):
         call()
+
+
+@pytest.mark.parametrize("anchor", ["lower", "middle"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_near_the_largest_are_kept_or_refused(anchor: str, dtype: type) -> None:
+    top = np.finfo(dtype).max
+    rng = np.random.default_rng(5)
+    refused = 0
+    for bits in range(1, 9):
+        for lo in (0, -top / 3, top / 2, top):
+            x = np.array([[lo, top, top - rng.random() * top / 2]]).astype(dtype)
+            try:
+                numbers = offset_rtn(x, bits, Tiling.channel(), anchor=anchor).dequantize()
+            except NumericalError as error:
+                assert "overflows" in str(error) or "wider than" in str(error)
+                refused += 1
+                continue
+            assert np.isfinite(numbers).all()
+    assert refused < 32
+    with pytest.raises(NumericalError, match="wider"):
+        offset_rtn(np.array([[-top, top]]), 4, Tiling.channel(), anchor=anchor)

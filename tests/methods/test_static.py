@@ -110,3 +110,17 @@ def test_a_token_axis_in_the_middle():
 def test_refused(what, error, message):
     with pytest.raises(error, match=message):
         what()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)])
+def test_no_tokens_give_none(shape):
+    """As for an expert that gets none; a grid for other features is refused all the same."""
+    tilings = Tiling((None, 1)) if len(shape) == 2 else Tiling((1, None, 1))
+    how = spec("int4", tiling=tilings)
+    seen = np.random.default_rng(0).standard_normal((*shape[:-2], 4, 3))
+    grid = static_grid(Extremes.of(seen, axis=-2), how)
+    for dtype in (np.float32, np.float64):
+        found = quantize_static(np.zeros(shape, dtype), grid, how)
+        assert (found.shape, found.dtype) == (shape, dtype)
+    with pytest.raises(InputError, match="does not fit"):
+        quantize_static(np.zeros((*shape[:-1], 4)), grid, how)

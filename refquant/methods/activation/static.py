@@ -134,5 +134,25 @@ def check_range_only(spec: QuantSpec) -> None:
 
 
 def quantize_static(x: Array, grid: Grid, spec: QuantSpec) -> Array:
-    """Quantize and dequantize `x` ``[tokens, features]`` on a calibrated grid [STAT-3]; the working dtype of `x` is kept."""
+    """Quantize and dequantize `x` ``[tokens, features]`` on a calibrated grid [STAT-3]; the working dtype of `x` is kept.
+
+    No tokens give none: an expert to which nothing is sent has nothing to quantize.
+
+    Raises
+    ------
+    InputError
+        If the grid does not fit the features, or as :func:`refquant.core.fake_quantize`.
+
+    Examples
+    --------
+    >>> from refquant.core import spec
+    >>> how = spec("int4", granularity="tensor")
+    >>> grid = static_grid(Extremes.of(np.array([[-1.0, 2.0]]), axis=0), how)
+    >>> quantize_static(np.array([[0.31, 9.0]]), grid, how).tolist(), quantize_static(np.zeros((0, 2)), grid, how).shape
+    ([[0.4, 2.0]], (0, 2))
+    """
+    if np.ndim(x) > 1 and not np.shape(x)[-2]:
+        # One token in the place of none, so that a grid that does not fit is still found.
+        one = np.zeros((*np.shape(x)[:-2], 1, np.shape(x)[-1]), dtype=np.asarray(x).dtype)
+        return fake_quantize(one, grid, spec)[..., :0, :]
     return fake_quantize(x, grid, spec)  # [STAT-3]

@@ -21,7 +21,7 @@ from refquant.core.grid import Grid
 from refquant.core.qtensor import Origin, QTensor
 from refquant.core.scheme import Scheme
 from refquant.core.spec import QuantSpec
-from refquant.errors import InputError, UsageError
+from refquant.errors import InputError, NumericalError, UsageError
 from refquant.methods.card import Card, Equation
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
@@ -94,6 +94,8 @@ def hqq(
         If the format is no unsigned integer, or an option has no meaning.
     InputError
         If the weight holds NaN or infinities.
+    NumericalError
+        If a range or a sum of the iteration overflows the working dtype.
 
     Examples
     --------
@@ -117,9 +119,13 @@ def hqq(
     lo = np.where(inside, tiles, np.inf).min(axis=-1, keepdims=True)
     hi = np.where(inside, tiles, -np.inf).max(axis=-1, keepdims=True)
     top = kind(spec.integers.hi)
+    with np.errstate(over="ignore"):
+        width = hi - lo
+    if not np.isfinite(width[np.isfinite(lo)]).all():  # a tile without elements has no range
+        raise NumericalError(f"a range is wider than {x.dtype.name} can hold; rescale the weight, or widen it to float64")
     with np.errstate(divide="ignore", over="ignore"):
         # The quotient is a product with a reciprocal there: torch divides a number by a tensor so.
-        steps = np.where(hi - lo <= LEAST_RANGE, kind(1), np.minimum(kind(1) / (hi - lo) * top, kind(MOST_STEPS)))
+        steps = np.where(width <= LEAST_RANGE, kind(1), np.minimum(kind(1) / width * top, kind(MOST_STEPS)))
     zero = np.asarray(-lo * steps)  # [HQQ-1]
     if round_zero:
         zero = round_to_integer(zero)
@@ -156,7 +162,10 @@ def _moved_zero(
             power = np.where(size > 0, arithmetic.power(np.where(size > 0, size, kind(1)), norm - 1), np.inf)
         kept = np.copysign(np.maximum(size - power / kind(beta), kind(0)), error)  # [HQQ-3]
         target = np.where(inside, codes - (x - kept) * steps, kind(0))
-        zero = np.asarray(arithmetic.sum(target, axis=-1)[..., None] / count).astype(x.dtype)  # [HQQ-4]
+        with np.errstate(over="ignore"):
+            zero = np.asarray(arithmetic.sum(target, axis=-1)[..., None] / count).astype(x.dtype)  # [HQQ-4]
+        if not np.isfinite(zero).all():
+            raise NumericalError(f"a sum over a tile overflows {x.dtype.name}; rescale the weight, or widen it to float64")
         beta *= kappa
         now = float(arithmetic.sum(size.reshape(-1).astype(np.float64), axis=-1)) / max(int(np.count_nonzero(inside)), 1)
         if now >= best:

@@ -43,7 +43,7 @@ CARD = Card(
     oracle="optimum-quanto, torchao",
     laws=tuple(
         (
-            "nearest_level monotone scaling signed_zero row_permutation column_permutation batch_independence chunk_independence "
+            "finite nearest_level monotone scaling signed_zero row_permutation column_permutation batch_independence chunk_independence "
             "determinism inputs_untouched layout_independence nan_policy infinity_policy"
         ).split()
     ),
@@ -93,13 +93,27 @@ class OffsetTensor:
         Returns
         -------
         ndarray, the shape of the codes
+
+        Raises
+        ------
+        NumericalError
+            If a number overflows the dtype: the highest code may stand for a little more than what it was made of.
         """
         kind = self.scale.dtype.type
         scale, offset = (self.tiling.expand(part, self.codes.shape) for part in (self.scale, self.offset))
         steps = self.codes.astype(self.scale.dtype)
-        if self.anchor == "lower":
-            return np.asarray(steps * scale - offset)
-        return np.asarray((steps - kind(1 << (self.bits - 1))) * scale + offset)  # [OFFSET-2]
+        with np.errstate(over="ignore", under="ignore"):
+            if self.anchor == "lower":
+                numbers = np.asarray(steps * scale - offset)
+            else:
+                numbers = np.asarray((steps - kind(1 << (self.bits - 1))) * scale + offset)  # [OFFSET-2]
+        lost = ~np.isfinite(numbers)
+        if lost.any():
+            at = tuple(int(i) for i in np.argwhere(lost)[0])
+            raise NumericalError(
+                f"code {int(self.codes[at])} at {at} stands for a number that overflows {self.scale.dtype.name}; rescale the weight"
+            )
+        return numbers
 
     @property
     def bits_per_weight(self) -> Fraction:
@@ -130,7 +144,7 @@ def offset_rtn(weight: Array, bits: int, tiling: Tiling, *, anchor: Anchor = "lo
     InputError
         If the weight holds NaN or infinities or has another dtype.
     NumericalError
-        If a range is wider than the dtype can hold.
+        If a range is wider than the dtype can hold, or its offset overflows.
 
     Examples
     --------
@@ -156,8 +170,11 @@ def offset_rtn(weight: Array, bits: int, tiling: Tiling, *, anchor: Anchor = "lo
     else:
         half = kind(1 << (bits - 1))
         scale = np.maximum(scale, kind(smallest_normal(x.dtype)))
-        offset = np.asarray(lo + scale * half)  # [OFFSET-1]
-        start = np.asarray(offset - scale * half)
+        with np.errstate(over="ignore", under="ignore"):
+            offset = np.asarray(lo + scale * half)  # [OFFSET-1]
+            start = np.asarray(offset - scale * half)
+        if not np.isfinite(start).all():
+            raise NumericalError(f"the middle of a range overflows {x.dtype.name}; rescale the weight")
     wide, begin = tiling.expand(scale, x.shape), tiling.expand(np.asarray(start), x.shape)
     with np.errstate(under="ignore"):
         steps = np.rint((x - begin) / np.where(wide == 0, kind(1), wide))
