@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from model import ops
+from model.runs import in_runs
 from refquant.errors import UsageError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, read_only
@@ -145,7 +146,7 @@ class Norm:
         """Normalize the last axis."""
         # `default` and `low_precision` differ only under autocast, which there is none of here.
         norm = ops.rms_norm if self.kind in ("rms", "gemma_rms") else ops.layer_norm
-        return norm(x, self.gain, self.bias, self.eps, arithmetic)
+        return in_runs(lambda rows: norm(rows, self.gain, self.bias, self.eps, arithmetic), x)
 
     def by_runs(self, x: Array, arithmetic: Arithmetic) -> Array:
         """Normalize runs of `width` features of the last axis, each on its own: heads, or all of it at once."""

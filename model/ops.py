@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from model.runs import in_runs
 from refquant.numerics import Arithmetic
 from refquant.numerics.arrays import Array
 
@@ -88,6 +89,26 @@ ACTIVATION: dict[str, Callable[[Array, Arithmetic], Array]] = {
 }
 
 
+def gated(activation: str, gate: Array, up: Array | None, arithmetic: Arithmetic) -> Array:
+    """Activation of the gate [..., m], times `up` if there is one: what the MLP's down projection gets, [..., m], or m / 2 with swiglu.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from refquant.numerics import FAST
+    >>> gated("relu", np.array([[1.0, -1.0]]), np.array([[5.0, 7.0]]), FAST)
+    array([[5., 0.]])
+    """
+
+    def rows(gate: Array, *up: Array) -> Array:
+        hidden = ACTIVATION[activation](gate, arithmetic)
+        if up:
+            hidden *= up[0]
+        return hidden
+
+    return in_runs(rows, gate, *(() if up is None else (up,)))
+
+
 def rope_tables(length: int, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic) -> tuple[Array, Array]:
     """Cosines and sines of ``position * theta^(-2j / head_dim)`` for ``j < head_dim / 2``.
 
@@ -160,11 +181,19 @@ def rotate(x: Array, cos: Array, sin: Array, head_dim: int) -> Array:
     -------
     ndarray [B, T, heads * h]
     """
-    # All heads at once, because long rows are what NumPy is fast on: x * cos + (x with the halves exchanged) * sin.
-    halves = (*x.shape[:2], -1, 2, head_dim // 2)
-    sin = sin[..., : x.shape[-1]].reshape(*sin.shape[:2], *halves[2:])
-    turned = (x.reshape(halves)[..., ::-1, :] * sin).reshape(x.shape)
-    turned += x * cos[..., : x.shape[-1]]
+    width = x.shape[-1]
+    turned = np.empty(x.shape, dtype=x.dtype)
+    for index, sequence in enumerate(x):  # the tables of one position serve all sequences, unless each has its own
+        tables = (table[index % len(table), :, :width] for table in (cos, sin))
+        in_runs(lambda *run: _turned(*run, head_dim), sequence, *tables, out=turned[index])
+    return turned
+
+
+def _turned(x: Array, cos: Array, sin: Array, head_dim: int) -> Array:
+    """``x * cos + (x with the halves exchanged) * sin``, [T, heads * h], all heads at once: long rows are what NumPy is fast on."""
+    halves = (len(x), x.shape[-1] // head_dim, 2, head_dim // 2)
+    turned = (x.reshape(halves)[..., ::-1, :] * sin.reshape(halves)).reshape(x.shape)
+    turned += x * cos
     return turned
 
 
@@ -222,7 +251,5 @@ def attention_probabilities(q: Array, k: Array, key_bias: Array | None, arithmet
     scores = arithmetic.matmul(stacked, k.swapaxes(-1, -2)).reshape(batch, heads, length, length)
     if key_bias is not None:
         scores += key_bias
-    scores -= np.max(scores, axis=-1, keepdims=True)
-    probabilities = arithmetic.exp(scores)
-    probabilities /= arithmetic.sum(probabilities, axis=-1, keepdims=True)
-    return probabilities
+    scores = np.ascontiguousarray(scores)
+    return in_runs(arithmetic.softmax, scores, out=scores)

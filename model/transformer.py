@@ -233,9 +233,7 @@ class Transformer:
 
     def _dense(self, plan: MlpPlan, x: Array, observer: Observer | None) -> Array:
         gate, *up = (self._apply(linear, x, observer) for linear in plan.gate_up)  # [..., m]
-        hidden = ops.ACTIVATION[plan.activation](gate, self.arithmetic)  # [..., m], or m / 2 with swiglu
-        if up:
-            hidden *= up[0]
+        hidden = ops.gated(plan.activation, gate, up[0] if up else None, self.arithmetic)  # [..., m], or m / 2 with swiglu
         return self._apply(plan.down, hidden, observer)
 
     def _experts(self, index: int, plan: ExpertsPlan, x: Array, observer: Observer | None) -> Array:
