@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from model import DenseLinear
 from refquant.apply.linear_task import LinearResult
-from refquant.numerics.arrays import Array
 
 
 class Keeper(Protocol):
@@ -14,8 +14,8 @@ class Keeper(Protocol):
     :class:`~refquant.apply.work_folder.WorkFolder` is one.
     """
 
-    def find(self, name: str, weight: Array) -> LinearResult | None:
-        """What an earlier run made of this weight, or None."""
+    def find(self, name: str, linear: DenseLinear) -> LinearResult | None:
+        """What an earlier run made of this linear's weight, or None; the weight of a streamed one is read only to be compared."""
 
     def put(self, result: LinearResult) -> None:
         """Keep a finished linear."""

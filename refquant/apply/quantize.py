@@ -221,42 +221,51 @@ class _Run:
             self.input_grids |= {name: static_grid(extremes, self.recipe.activations.spec()) for name in names}
         late = limited(self.recipe, names, "quantized")
         self.limits |= find_limits(self._arriving(index), late, shared=True)
-        results = self._quantize_linears(index, names)
+        weights = self._quantize_linears(index, names)
         linears = {}
         for name in names if self.hidden else ():  # without calibration nothing passes through them here
             dense = dense_linear(self.original, name)
             quantizer = input_quantizer(self.recipe, name, self.input_grids, self.original.arithmetic)
-            values, online = results[name].weight if name in results else dense.weight, online_transforms(dense)
+            coded, online = weights.get(name), online_transforms(dense)
+            values = dense.weight if coded is None else coded
             dtype, arithmetic = self.original.dtype, self.original.arithmetic
             linears[name] = QuantizedLinear(values, dense.bias, quantizer, dtype, arithmetic, online, hold=not self.streamed)
         self.current = self.current.replace(linears)
 
-    def _quantize_linears(self, index: int, names: Sequence[str]) -> dict[str, LinearResult]:
-        """Linears that share an input: what an earlier run finished is taken from the keeper, the others go to the workers."""
-        plan, found = self.recipe.weights, dict[str, LinearResult]()
+    def _quantize_linears(self, index: int, names: Sequence[str]) -> dict[str, Quantized]:
+        """Linears that share an input: what an earlier run finished is taken from the keeper, the others go to the workers.
+
+        Returns the weights that something will pass through here; of a streamed model nobody else needs them.
+        """
+        plan, records, weights = self.recipe.weights, dict[str, LinearRecord](), dict[str, Quantized]()
         if plan.method == "none":
-            return found
+            return weights
+
+        def take(result: LinearResult) -> None:
+            records[result.record.name] = result.record
+            if self.hidden or not self.streamed:
+                weights[result.record.name] = result.weight
+
         if self.keeper is not None:
-            early = {name: self.keeper.find(name, dense_linear(self.original, name).weight) for name in names}
-            found = {name: result for name, result in early.items() if result is not None}
-        left = [name for name in names if name not in found]
+            for name in names:
+                early = self.keeper.find(name, dense_linear(self.original, name))
+                if early is not None:
+                    take(early)
+        left = [name for name in names if name not in records]
         stats = self._statistics(index, left[0]) if left and plan.looks_at_hessian else None
         results = self.workers.map(quantize_linear, (self._task(name, stats) for name in left))
         for result in results:
-            found[result.record.name] = result
+            take(result)
             if self.progress is not None:
-                done = len(self.records) + sum(name in found for name in names)
-                self.progress(
-                    f"block {index + 1}/{self.original.config.n_layers}, {result.record.name.rpartition('.')[2]}", done, self.total
-                )
+                what = f"block {index + 1}/{self.original.config.n_layers}, {result.record.name.rpartition('.')[2]}"
+                self.progress(what, len(self.records) + len(records), self.total)
             if self.keeper is not None:
                 self.keeper.put(result)
                 self._stop_if_asked(self.keeper, results)
-        for name in names:
-            self.records.append(found[name].record)
-            if not self.streamed:
-                self.weights[name] = found[name].weight
-        return found
+        self.records.extend(records[name] for name in names)
+        if not self.streamed:
+            self.weights |= weights
+        return weights
 
     def _stop_if_asked(self, keeper: Keeper, results: Results[LinearTask, LinearResult]) -> None:
         """Linears that workers have begun are kept before the run ends."""

@@ -25,13 +25,13 @@ from typing import Any
 
 import msgspec
 
-from refquant.apply.checkpoint import read_weight
+from model import DenseLinear
 from refquant.apply.description import WeightEntry, tensor_digest
 from refquant.apply.linear_task import LinearResult
 from refquant.apply.quantized import LinearRecord, QuantizedModel
 from refquant.apply.saving import FilledShard, Provenance, ShardLog, WeightOnDisk, fill_folder, gather_groups, weight_entry
+from refquant.apply.stored_parts import read_weight
 from refquant.errors import InputError, UsageError
-from refquant.numerics.arrays import Array
 from refquant.storage import Journal, TensorSource, canonical_json, locked, open_file, write_streamed
 from refquant.storage.atomic import finish_directory
 from refquant.storage.border import telling
@@ -140,8 +140,8 @@ class WorkFolder:
             more = f", and {len(found) - 3} more" if len(found) > 3 else ""
             raise UsageError(f"{self.path} is of another run and cannot be resumed: {'; '.join(found[:3])}{more}")
 
-    def find(self, name: str, weight: Array) -> LinearResult | None:
-        """What an earlier run made of a weight ``[out, in]``, checked against its digests, or None.
+    def find(self, name: str, linear: DenseLinear) -> LinearResult | None:
+        """What an earlier run made of the weight of a linear in full precision, checked against its digests, or None.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class WorkFolder:
         if record is None:
             return None
         where = self.path / JOURNAL
-        made_of = tensor_digest(weight)
+        made_of = tensor_digest(linear.weight)
         if record["input"] != made_of:
             raise InputError(f"{where}: {name} was quantized from another weight: {record['input'][:12]}... then, now {made_of[:12]}...")
         entry = msgspec.convert(record["entry"], WeightEntry)
