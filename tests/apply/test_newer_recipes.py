@@ -37,7 +37,7 @@ from refquant.report.footprint import quantized_footprint
 from refquant.storage import open_checkpoint, write_tensors
 from tests.apply.folders import saved
 from tests.apply.sampled import MASK, made
-from tests.apply.tiny import config_of, recipe, states_of, tensors_of, tiny
+from tests.apply.tiny import LLADA, config_of, recipe, states_of, tensors_of, tiny
 
 SOLOQ = find_recipe("soloq-w4a4").replace(rewrites=(RandomBlockRotations(block=8),), weights={"group_size": 8})
 RECIPES = {
@@ -117,9 +117,11 @@ def test_lloyd_max_codes_weights_and_inputs():
     np.testing.assert_allclose(linear(x).reshape(6, -1), expected, atol=1e-12)
 
 
-def test_tac_gives_the_attention_output_its_moments_back():
-    m, states = tiny(), states_of()
-    plan = recipe({"bits": 2}, attention_output={"method": "tac", "block": 4, "damping": 0.0})
+@pytest.mark.parametrize("name", ["tiny", "dream_gqa_f32", "llada_moe_f32", "llada2_moe_f32"])
+def test_tac_gives_the_attention_output_its_moments_back(name):
+    """In mixtures, too: whatever the experts do comes behind it."""
+    m, states = tiny() if name == "tiny" else model.load(LLADA / name, "float64"), states_of((20, 24, 20))
+    plan = recipe({"method": "rtn", "bits": 2}, attention_output={"method": "tac", "block": 4, "damping": 0.0})
     quantized = quantize_model(m, plan, states)
     name = f"{m.architecture.blocks[0].attn_out.name}.input"
 
@@ -127,13 +129,15 @@ def test_tac_gives_the_attention_output_its_moments_back():
         seen = [Keep(lambda tap: tap == name) for _ in states]
         for keep, state in zip(seen, states, strict=True):
             network.logits(state.ids[None], observer=keep)
-        return Moments.of(np.concatenate([keep.last(name).reshape(-1, 16) for keep in seen]), 4)
+        width = seen[0].last(name).shape[-1]
+        return Moments.of(np.concatenate([keep.last(name).reshape(-1, width) for keep in seen]), 4)
 
     wanted, found = moments(m), moments(quantized.attach(m))
     without = moments(quantize_model(m, plan.replace(attention_output={"method": "none"}), states).attach(m))
     np.testing.assert_allclose(found.mean, wanted.mean, atol=1e-9)
     np.testing.assert_allclose(found.covariance, wanted.covariance, atol=1e-7)
     assert np.abs(without.covariance - wanted.covariance).max() > 1e-3
+    assert len(quantized.corrections) == m.config.n_layers
     bare = replace(quantized, corrections={})
     with pytest.raises(InputError, match="corrections are missing"):
         bare.attach(m)
