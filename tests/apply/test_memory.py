@@ -70,10 +70,11 @@ def test_it_grows_with_what_costs_memory():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("name", ["rtn-w4a16", "dllmquant-w4a16"])
 def test_the_peak_is_within_a_quarter_of_the_estimate_and_does_not_grow_with_layers(tmp_path, name):
-    found = {layers: measured(sparse(tmp_path / str(layers), layers), tmp_path / f"out{layers}", name) for layers in (2, 6)}
+    found = {layers: measured(sparse(tmp_path / str(layers), layers), tmp_path / f"out{layers}", name) for layers in (2, 4)}
     for one in found.values():
         assert 0.75 < one["estimate"] / one["peak"] < 1.25, found
-    assert found[6]["peak"] < 1.1 * found[2]["peak"], found
+    assert found[4]["peak"] < 1.1 * found[2]["peak"], found
