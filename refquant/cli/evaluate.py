@@ -97,7 +97,7 @@ def command(
         if model_name == name:
             steps.extend(canonical_json(record) + "\n" for record in step_records(model_name, starts, traces))
 
-    with Progress(evaluation_costs(data, sizes, 2), talk_console()) as progress:
+    with Progress(evaluation_costs(data, sizes, 2), talk_console(), events=form == "json") as progress:
         evaluation = run_evaluation(m, {name: candidate}, tokenizer, data, sizes, seed, progress, take)
     if trajectories is not None:
         write_text(trajectories, "".join(steps))

@@ -100,12 +100,12 @@ class Progress:
 
     def _tell(self) -> None:
         where = f"{self.stage} {self.inside}".strip() + (f" ({self.step})" if self.step else "")
+        where += f", {self.tokens} tokens" if self.tokens else ""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=self.fraction, description=where)
         elif self.clock() - self.last_line >= LINE_EVERY:
             self.last_line = self.clock()
-            tokens = f", {self.tokens} tokens" if self.tokens else ""
-            line = self._event() if self.events else f"[{100 * self.fraction:3.0f}%] {where}{tokens}, {self.times()}"
+            line = self._event() if self.events else f"[{100 * self.fraction:3.0f}%] {where}, {self.times()}"
             self.console.print(line, markup=False, soft_wrap=True)
 
     def _event(self) -> str:

@@ -52,7 +52,7 @@ def ladder(seeds: int, out: Path | None, quick: bool, full: bool, form: str) -> 
     data, sizes = _held_out(source), chosen_sizes(full, quick)
     names = model_names(range(seeds))
     costs = dict.fromkeys(names, QUANTIZING) | evaluation_costs(data, sizes, len(names) + 1)
-    with Progress(costs, talk_console()) as progress, threadpool_limits(limits=1, user_api="blas"):
+    with Progress(costs, talk_console(), events=form == "json") as progress, threadpool_limits(limits=1, user_api="blas"):
 
         def bench(seed: int) -> Workbench:
             return open_workbench(source, m, source / "calib.jsonl", seed, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -59,13 +60,48 @@ def test_a_pipe_gets_a_line_every_few_seconds(clock):
     assert lines[1].startswith("[ 10%] a 10/100, 0:05, about 0:45 left")
 
 
+def test_a_line_names_layer_step_tokens_and_times(clock):
+    console = piped()
+    with Progress({"quantize": 9, "save": 1}, console, clock) as progress:
+        progress.tokens = 1024
+        progress.begin("quantize")
+        clock.now += 30
+        progress("block 2/32, ff_proj", 12, 224)
+    assert console.file.getvalue().splitlines() == [
+        "[  0%] quantize, 1024 tokens, 0:00",
+        "[  5%] quantize 12/224 (block 2/32, ff_proj), 1024 tokens, 0:30, about 9:52 left",
+    ]
+
+
+def test_with_events_a_line_is_an_object_that_says_the_same(clock):
+    console = piped()
+    with Progress({"quantize": 9, "save": 1}, console, clock, events=True) as progress:
+        progress.begin("quantize")
+        progress.tokens = 1024
+        clock.now += 30
+        progress("block 2/32, ff_proj", 12, 224)
+    first, second = map(json.loads, console.file.getvalue().splitlines())
+    assert (first["stage"], first["step"], first["left"]) == ("quantize", "", None)
+    assert second == {
+        "event": "progress",
+        "stage": "quantize",
+        "step": "block 2/32, ff_proj",
+        "at": "12/224",
+        "fraction": 0.0482,
+        "tokens": 1024,
+        "elapsed": 30.0,
+        "left": 592.2,
+    }
+
+
 def test_a_terminal_gets_one_bar_that_goes_away(clock):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with Progress({"quantize GPTQ": 1}, console, clock) as progress:
         progress.begin("quantize GPTQ")
+        progress.tokens = 96
         progress("blocks", 1, 4)
         progress.bar.refresh()
     text = console.file.getvalue()
-    assert "quantize GPTQ 1/4" in text
+    assert "quantize GPTQ 1/4, 96 tokens" in text
     assert "25%" in text
     assert text.endswith("\x1b[2K") or "\x1b[?25h" in text
