@@ -178,7 +178,9 @@ def test_what_does_not_fit_is_refused():
         (lambda: search_factors(x[:0], [w], s), "at least one token"),
         (lambda: search_factors(x, [], s), "at least one weight"),
         (lambda: search_factors(x, [w.astype(np.float32)], s), "float64"),
-        (lambda: search_factors(x * np.inf, [w], s), "not finite"),
+        (lambda: search_factors(x * np.inf, [w], s), "an input holds a number that is not finite"),
+        (lambda: search_factors(x, [w * np.nan], s, scaling="duo"), "a weight holds a number that is not finite"),
+        (lambda: search_limits(w * np.inf, x, s), "a weight holds a number that is not finite"),
         (lambda: search_limits(w, x[:, :3], s), "found float64"),
         (lambda: search_factors(x, [w], s, token_weights=np.zeros(3)), "not all 0"),
     ):
@@ -191,9 +193,46 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(UsageError, match=told):
             wrong()
-    huge = np.full((3, 4), 1e30, dtype=np.float32)
-    with pytest.raises(NumericalError, match="finite loss"):
-        search_factors(huge, [np.full((2, 4), 1e30, np.float32)], s, lambda _: np.full((3, 2), np.nan, np.float32))
+    large, rng = np.full((2, 4), 1e30, np.float32), np.random.default_rng(0)
+    for wrong, told in (
+        (lambda: search_factors(large, [large], s), "the module's own output is not finite in float32"),
+        (lambda: search_factors(x, [w], s, lambda _: np.full((3, 2), np.nan)), "the module's own output is not finite in float64"),
+        (lambda: search_factors(1e100 * rng.normal(size=(3, 4)), [1e100 * rng.normal(size=(2, 4))], s), "no candidate of 20 has finite"),
+    ):
+        with pytest.raises(NumericalError, match=told):
+            wrong()
+
+
+@pytest.mark.parametrize("scaling", ["activations", "duo"])
+@pytest.mark.parametrize("kind", ["silent channel", "silent inputs", "no weights", "all alike", "subnormal", "one token", "one channel"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_corners_have_finite_factors_and_limits(dtype, kind, scaling):
+    """Ragged groups throughout: 37 channels in groups of 16. No limit is above its group's maximum."""
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((5, 37)).astype(dtype), rng.standard_normal((3, 37)).astype(dtype)
+    match kind:
+        case "silent channel":
+            x[:, 4] = 0
+        case "silent inputs":
+            x[:] = 0
+        case "no weights":
+            w[:] = 0
+        case "all alike":
+            x[:], w[:] = 1, 1
+        case "subnormal":
+            x, w = x * np.finfo(dtype).tiny, w * np.finfo(dtype).tiny
+        case "one token":
+            x = x[:1]
+        case "one channel":
+            x, w = x[:, :1], w[:, :1]
+    s = spec("int3", scheme="asym_minmax", group_size=16)
+    found = search_factors(x, [w, w[:2]], s, scaling=scaling)
+    assert (np.isfinite(found.factors) & (found.factors > 0)).all()
+    assert found.losses[round(found.alpha * 20)] == np.nanmin(found.losses)
+    limits = search_limits(w, x, s).limits
+    top = [np.abs(w[:, start : start + 16]).max(axis=1) for start in range(0, w.shape[1], 16)]
+    assert limits.shape == (3, len(top))
+    assert ((limits >= 0.549 * np.stack(top, axis=1)) & (limits <= np.stack(top, axis=1))).all()
 
 
 def test_a_candidate_without_a_finite_loss_never_wins():

@@ -80,7 +80,7 @@ CARD = Card(
         "a limit is at least 0.55 of its group's maximum",
     ),
     lane="ordered in ORDERED, bounded in FAST",
-    cost="20 forward passes of the module; for the limits 10 x out x in x group multiplications",
+    cost="20 forward passes of the module, two of its outputs for all tokens in memory; limits: 10 x out x in x group multiplications",
     oracle="mit-han-lab/llm-awq at d6e797a: losses of all candidates, factors, limits",
     laws=tuple("finite function_preserved determinism inputs_untouched".split()),
 )
@@ -168,14 +168,18 @@ def search_factors(
     of_module = outputs or (lambda changed: _linear_outputs(x, changed, arithmetic))
     magnitudes = _mean_magnitudes(x, token_weights, arithmetic)
     relative = _relative_weights(weights, spec, arithmetic) if scaling == "duo" else None
-    wanted = of_module(weights)
+    wanted = _finite(of_module, weights)
+    if wanted is None:
+        raise NumericalError(f"the module's own output is not finite in {x.dtype}; rescale the inputs or use float64")
     best, losses = -1, np.full(candidates, np.inf)
     chosen = np.ones_like(magnitudes)
     for index in range(candidates):
         factors = channel_factors(magnitudes, index / candidates, relative, arithmetic)
         if factors is None:
             continue
-        found = of_module([_rounded_under(w, factors, spec, arithmetic) for w in weights])
+        found = _finite(of_module, [_rounded_under(w, factors, spec, arithmetic) for w in weights])
+        if found is None:
+            continue
         losses[index] = _mean_square(wanted, found, token_weights, arithmetic)
         if np.isfinite(losses[index]) and (best < 0 or losses[index] < losses[best]):  # [AWQ-3]
             best, chosen = index, factors
@@ -261,6 +265,13 @@ def awq(
     return Rewrite(method="awq", steps=(site.joint(found.factors),), notes={site.searched[0]: found.alpha})
 
 
+def _finite(of_module: Outputs, weights: Sequence[Array]) -> Array | None:
+    """The module's output with these weights; None if it is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = of_module(weights)
+    return found if np.isfinite(found).all() else None
+
+
 def _linear_outputs(x: Array, weights: Sequence[Array], arithmetic: Arithmetic) -> Array:
     return np.concatenate([arithmetic.matmul(x, w.T) for w in weights], axis=1)
 
@@ -286,8 +297,9 @@ def _rounded_under(weight: Array, factors: Array, spec: QuantSpec, arithmetic: A
 
 
 def _mean_square(wanted: Array, found: Array, token_weights: Array | None, arithmetic: Arithmetic) -> float:
-    difference = (wanted - found).astype(np.float64)
-    squares = difference * difference
+    difference = np.subtract(wanted, found).astype(np.float64, copy=False)
+    with np.errstate(over="ignore"):  # the candidate is then left out
+        squares = np.multiply(difference, difference, out=difference)
     if token_weights is None:
         return float(arithmetic.mean(squares))
     by_token = arithmetic.mean(squares, axis=-1).reshape(-1)

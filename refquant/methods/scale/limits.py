@@ -122,6 +122,8 @@ def checked_inputs(x: Array, weights: Sequence[Array], token_weights: Array | No
     for w in weights:
         if w.ndim != 2 or w.shape[1] != x.shape[1] or w.dtype != x.dtype:
             raise InputError(f"weights are {x.dtype} [out, {x.shape[1]}] beside this input; found {w.dtype} {w.shape}")
+        if not np.isfinite(w).all():
+            raise InputError("a weight holds a number that is not finite")
     if not np.isfinite(x).all():
         raise InputError("an input holds a number that is not finite")
     if token_weights is None:
