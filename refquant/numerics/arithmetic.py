@@ -11,9 +11,11 @@ rounding, scaling by powers of two. A test forbids ``@``, ``np.exp`` and their k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.linalg.blas
 import scipy.special
 
 from refquant.errors import InputError, NotPositiveDefiniteError
@@ -30,6 +32,8 @@ class Arithmetic(ABC):
     """
 
     name: str
+    regroups: bool = False
+    """Whether a method may take its sums in whatever order is fast: last bits are promised to nobody."""
 
     @abstractmethod
     def matmul(self, a: Array, b: Array) -> Array:
@@ -38,6 +42,10 @@ class Arithmetic(ABC):
     @abstractmethod
     def gram(self, x: Array) -> Array:
         """Symmetric product ``x^T x`` of ``[tokens, features]``: ``[features, features]``, exactly symmetric."""
+
+    def add_gram(self, total: Array, x: Array) -> None:
+        """Add :meth:`gram` of `x` to the lower triangle of a C-contiguous matrix; what is above it afterwards is not said."""
+        total += self.gram(x)
 
     def gram_digits(self, x: Array) -> GramDigits | None:
         """What :meth:`gram` can be merged from without a bit depending on the grouping; None where there is no such thing."""
@@ -121,6 +129,7 @@ class FastArithmetic(Arithmetic):
     """BLAS, LAPACK and NumPy's own elementary functions."""
 
     name = "fast"
+    regroups = True
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Product through BLAS."""
@@ -131,6 +140,17 @@ class FastArithmetic(Arithmetic):
         if not (x.flags.c_contiguous or x.flags.f_contiguous):
             x = np.ascontiguousarray(x)  # other strides do not reach SYRK, and two triangles computed apart may differ
         return np.asarray(np.matmul(x.T, x))
+
+    def add_gram(self, total: Array, x: Array) -> None:
+        """``total += x^T x`` by SYRK in the memory of `total`: one triangle, and no second matrix."""
+        if not x.size:
+            return
+        if not total.flags.c_contiguous or total.dtype != x.dtype:  # SYRK would write into a copy
+            super().add_gram(total, x)
+            return
+        syrk = scipy.linalg.blas.ssyrk if x.dtype == np.float32 else scipy.linalg.blas.dsyrk
+        # BLAS reads columns first: rows of ours are its columns, and our lower triangle its upper one.
+        syrk(1.0, np.ascontiguousarray(x).T, beta=1.0, c=total.T, lower=0, overwrite_c=1)
 
     def sum(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
         """Sum with NumPy's pairwise order."""
@@ -162,33 +182,39 @@ class FastArithmetic(Arithmetic):
 
     def cholesky(self, h: Array) -> Array:
         """Lower factor by LAPACK's ``potrf``."""
-        lower, info = scipy.linalg.lapack.dpotrf(np.asarray(h, dtype=np.float64), lower=1, clean=1)
-        if info > 0:
-            raise NotPositiveDefiniteError(f"the matrix is not positive definite: pivot {info - 1} is not positive", info - 1)
-        return np.asarray(lower)
+        return _factored(*_lapack("potrf", h)(h, lower=1, clean=1))
 
     def inverse_lower(self, lower: Array) -> Array:
         """Triangular inverse by LAPACK's ``trtri``."""
-        inverse, info = scipy.linalg.lapack.dtrtri(np.asarray(lower, dtype=np.float64), lower=1)
-        if info > 0:
-            raise NotPositiveDefiniteError(f"the triangular matrix is singular: entry {info - 1} of its diagonal is 0", info - 1)
-        return np.asarray(inverse)
+        return _inverted(*_lapack("trtri", lower)(lower, lower=1))
 
     def cholesky_in_place(self, h: Array) -> Array:
         """The same factor, by the same ``potrf``, in the memory of `h`."""
-        lower, info = scipy.linalg.lapack.dpotrf(h, lower=1, clean=0, overwrite_a=1)
-        if info > 0:
-            raise NotPositiveDefiniteError(f"the matrix is not positive definite: pivot {info - 1} is not positive", info - 1)
+        lower = _factored(*_lapack("potrf", h)(h, lower=1, clean=0, overwrite_a=1))
         for column in range(1, len(lower)):
             lower[:column, column] = 0  # contiguous in Fortran order
-        return np.asarray(lower)
+        return lower
 
     def inverse_lower_in_place(self, lower: Array) -> Array:
         """The same inverse, by the same ``trtri``, in the memory of `lower`."""
-        inverse, info = scipy.linalg.lapack.dtrtri(lower, lower=1, overwrite_c=1)
-        if info > 0:
-            raise NotPositiveDefiniteError(f"the triangular matrix is singular: entry {info - 1} of its diagonal is 0", info - 1)
-        return np.asarray(inverse)
+        return _inverted(*_lapack("trtri", lower)(lower, lower=1, overwrite_c=1))
+
+
+def _lapack(name: str, a: Array) -> Any:
+    """LAPACK's routine for the dtype of `a`: single precision for float32, double for everything else."""
+    return getattr(scipy.linalg.lapack, ("s" if a.dtype == np.float32 else "d") + name)
+
+
+def _factored(lower: Array, info: int) -> Array:
+    if info > 0:
+        raise NotPositiveDefiniteError(f"the matrix is not positive definite: pivot {info - 1} is not positive", info - 1)
+    return np.asarray(lower)
+
+
+def _inverted(inverse: Array, info: int) -> Array:
+    if info > 0:
+        raise NotPositiveDefiniteError(f"the triangular matrix is singular: entry {info - 1} of its diagonal is 0", info - 1)
+    return np.asarray(inverse)
 
 
 FAST: Arithmetic = FastArithmetic()

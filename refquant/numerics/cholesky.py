@@ -70,18 +70,7 @@ def upper_factor_in_place(h: Float64Array, arithmetic: Arithmetic = FAST) -> Flo
     >>> bool((u == wanted).all()), np.shares_memory(u, h)
     (True, True)
     """
-    diagonal = np.diagonal(h).copy()
-    _reverse(h)
-    try:
-        lower = arithmetic.cholesky_in_place(h.T)  # symmetric: its transpose is itself, in Fortran order
-    except NotPositiveDefiniteError as error:
-        _mirror_lower(h)
-        _reverse(h)
-        h[np.diag_indices_from(h)] = diagonal
-        column = len(h) - 1 - error.pivot
-        raise NotPositiveDefiniteError(
-            f"the Hessian is not positive definite: its pivot at column {column} is not positive", column
-        ) from error
+    lower = _factor_of_reversed(h, arithmetic)
     inverse = arithmetic.inverse_lower_in_place(lower)
     if not np.shares_memory(inverse, h):
         return np.ascontiguousarray(inverse[::-1, ::-1])
@@ -90,7 +79,53 @@ def upper_factor_in_place(h: Float64Array, arithmetic: Arithmetic = FAST) -> Flo
     return h
 
 
-def _reverse(a: Float64Array) -> None:
+def lower_root_in_place(h: Array, arithmetic: Arithmetic = FAST) -> Array:
+    """Lower triangular ``G`` with ``h = G^T G``, in the memory of `h`: then :func:`upper_factor_of_inverse` is ``G^-T``.
+
+    With ``J h J = L L^T`` as above, ``G = J L^T J``.
+
+    Parameters
+    ----------
+    h : float32 or float64 ndarray ``[n, n]``
+        As in :func:`upper_factor_in_place`.
+    arithmetic : Arithmetic
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        As :func:`upper_factor_in_place`.
+
+    Examples
+    --------
+    >>> g = lower_root_in_place(np.array([[8.0, 6.0], [6.0, 9.0]]))
+    >>> g
+    array([[2., 0.],
+           [2., 3.]])
+    """
+    lower = _factor_of_reversed(h, arithmetic)
+    if not np.shares_memory(lower, h):
+        return np.ascontiguousarray(lower.T[::-1, ::-1])
+    _reverse(h)
+    return h
+
+
+def _factor_of_reversed(h: Array, arithmetic: Arithmetic) -> Array:
+    """``L`` with ``J h J = L L^T``, in Fortran order in the memory of `h` where the arithmetic leaves it there."""
+    diagonal = np.diagonal(h).copy()
+    _reverse(h)
+    try:
+        return arithmetic.cholesky_in_place(h.T)  # symmetric: its transpose is itself, in Fortran order
+    except NotPositiveDefiniteError as error:
+        _mirror_lower(h)
+        _reverse(h)
+        h[np.diag_indices_from(h)] = diagonal
+        column = len(h) - 1 - error.pivot
+        raise NotPositiveDefiniteError(
+            f"the Hessian is not positive definite: its pivot at column {column} is not positive", column
+        ) from error
+
+
+def _reverse(a: Array) -> None:
     """Reverse rows and columns of a C-contiguous matrix: its numbers from back to front."""
     flat = a.reshape(-1)
     step, half = STEP * STEP, len(flat) // 2
@@ -102,7 +137,7 @@ def _reverse(a: Float64Array) -> None:
         back[:] = kept
 
 
-def _transpose(a: Float64Array) -> None:
+def _transpose(a: Array) -> None:
     """Exchange a matrix with its transpose, square by square."""
     for i in range(0, len(a), STEP):
         for j in range(i, len(a), STEP):
@@ -112,7 +147,7 @@ def _transpose(a: Float64Array) -> None:
             other[:] = kept
 
 
-def _mirror_lower(a: Float64Array) -> None:
+def _mirror_lower(a: Array) -> None:
     """Write the strict lower triangle over the strict upper one."""
     for row in range(len(a) - 1):
         a[row, row + 1 :] = a[row + 1 :, row]

@@ -11,7 +11,7 @@ from refquant.core.spec import QuantSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, UsageError
 from refquant.numerics import Arithmetic
-from refquant.numerics.arrays import Array, Float64Array, IntArray
+from refquant.numerics.arrays import Array, IntArray
 
 
 def _require_scales(spec: QuantSpec, fixed: Grid | None) -> None:
@@ -25,12 +25,24 @@ def _require_scales(spec: QuantSpec, fixed: Grid | None) -> None:
 
 
 class ColumnGrids:
-    """The grid of each column: fixed beforehand, or fitted when the sweep reaches a group's first column."""
+    """The grid of each column: fixed beforehand, or fitted when the sweep reaches a group's first column.
 
-    def __init__(self, spec: QuantSpec, shape: tuple[int, ...], order: IntArray, fixed: Grid | None, arithmetic: Arithmetic) -> None:
+    `dtype` is that in which scales and zero points are handed out.
+    """
+
+    def __init__(
+        self,
+        spec: QuantSpec,
+        shape: tuple[int, ...],
+        order: IntArray,
+        fixed: Grid | None,
+        arithmetic: Arithmetic,
+        dtype: np.dtype[np.floating] | None = None,
+    ) -> None:
         rows, columns = shape
         _require_scales(spec, fixed)
         self.spec, self.order, self.arithmetic = spec, order, arithmetic
+        self.dtype = np.dtype(np.float64) if dtype is None else dtype
         self.fixed = fixed
         self.columns_per_group = spec.tiling.extents[1] or max(columns, 1)
         self.rows_per_tile = spec.tiling.extents[0]
@@ -43,10 +55,10 @@ class ColumnGrids:
         self._wide = None if fixed is None else self._expand(fixed)
 
     def _expand(self, grid: Grid) -> tuple[Array, Array | None]:
-        """Scale and zero as float64 ``[groups, rows]``."""
+        """Scale and zero as ``[groups, rows]``."""
         rows = Tiling((self.rows_per_tile, 1))
         shape = (self.rows, grid.scale.shape[1])
-        scale, zero = grid.expanded(shape, rows, np.dtype(np.float64))
+        scale, zero = grid.expanded(shape, rows, self.dtype)
         full = np.broadcast_to(scale, shape).T.copy()
         return full, None if zero is None else np.broadcast_to(zero, shape).T.copy()
 
@@ -56,17 +68,35 @@ class ColumnGrids:
             return len(self.order)
         return (column // self.columns_per_group + 1) * self.columns_per_group
 
-    def at(self, column: int, running: Float64Array) -> tuple[Array, Array | None]:
-        """Scale and zero ``[rows]`` of a column in quantization order; `running` is the transposed matrix as it stands."""
-        if self._wide is not None:
-            group = int(self.order[column]) // self.columns_per_group
-            return self._wide[0][group], None if self._wide[1] is None else self._wide[1][group]
-        if column % self.columns_per_group == 0:
-            values = running[column : column + self.columns_per_group].T
-            spec = self.spec.with_tiling(Tiling((self.rows_per_tile, None)))
-            self.fitted.append(fit_grid(values, spec, self.arithmetic))
-            self._current = self._expand(self.fitted[-1])
-        return self._current[0][0], None if self._current[1] is None else self._current[1][0]
+    def last_cut(self, start: int, most: int) -> int:
+        """Where a block of about `most` columns ends that cuts no group which is still to be fitted."""
+        stop = start + most
+        if self.fixed is None:
+            stop = max(stop // self.columns_per_group * self.columns_per_group, self.next_group_start(start))
+        return min(stop, len(self.order))
+
+    def middle_cut(self, start: int, stop: int, leaf: int) -> int:
+        """Where to halve ``start..stop``: where a group begins that is still to be fitted, if one does; `stop` if it stays whole."""
+        if self.next_group_start(start) < stop:
+            return max((start + stop) // 2 // self.columns_per_group * self.columns_per_group, self.next_group_start(start))
+        half = -(-(stop - start) // (2 * leaf)) * leaf
+        return min(start + half, stop)
+
+    def begins_group(self, column: int) -> bool:
+        """Whether a group is fitted before this column is decided on."""
+        return self.fixed is None and column % self.columns_per_group == 0
+
+    def fit(self, values: Array) -> None:
+        """Fit the next group to the transposed values of its columns."""
+        spec = self.spec.with_tiling(Tiling((self.rows_per_tile, None)))
+        self.fitted.append(fit_grid(values.T, spec, self.arithmetic))
+        self._current = self._expand(self.fitted[-1])
+
+    def of(self, column: int) -> tuple[Array, Array | None]:
+        """Scale and zero ``[rows]`` of a column in quantization order, after its group was fitted."""
+        scale, zero = self._current if self._wide is None else self._wide
+        group = 0 if self._wide is None else int(self.order[column]) // self.columns_per_group
+        return scale[group], None if zero is None else zero[group]
 
     @property
     def grid(self) -> Grid:
@@ -86,7 +116,7 @@ class ColumnGrids:
         )
 
     def columns(self) -> tuple[Array, Array | None]:
-        """Scale and zero of every column in quantization order, float64 ``[rows, columns]``."""
+        """Scale and zero of every column in quantization order, ``[rows, columns]``."""
         scale, zero = self._expand(self.grid)
         position = self.order if self.fixed is not None else np.arange(len(self.order))
         group = position // self.columns_per_group

@@ -6,8 +6,8 @@ import numpy as np
 
 from refquant.errors import NotPositiveDefiniteError, NumericalError
 from refquant.numerics import Arithmetic
-from refquant.numerics.arrays import Float64Array
-from refquant.numerics.cholesky import upper_factor_in_place, upper_factor_of_inverse
+from refquant.numerics.arrays import Array, Float64Array
+from refquant.numerics.cholesky import lower_root_in_place, upper_factor_in_place, upper_factor_of_inverse
 
 
 def mean_diagonal(h: Float64Array, arithmetic: Arithmetic) -> float:
@@ -30,21 +30,36 @@ def factor_of_damped(h: Float64Array, damping: float, arithmetic: Arithmetic, *,
     try:
         return upper_factor_in_place(np.ascontiguousarray(h), arithmetic) if in_place else upper_factor_of_inverse(h, arithmetic)
     except NotPositiveDefiniteError as error:
-        works = _working_damping(h, damping, arithmetic)
-        advice = f"damping={works:g} would work" if works is not None else "no damping up to 100 times the mean diagonal works"
-        raise NotPositiveDefiniteError(
-            f"the Hessian with damping {damping:g} is not positive definite (pivot of column {error.pivot}); {advice}", error.pivot
-        ) from error
+        raise _with_advice(error, h, damping, arithmetic) from error
 
 
-def _working_damping(h: Float64Array, damping: float, arithmetic: Arithmetic) -> float | None:
+def root_of_damped(h: Array, damping: float, arithmetic: Arithmetic) -> Array:
+    """Lower triangular G with ``h = G^T G``, so that U of [GPTQ-5] is ``G^-T``; gives up `h`. Errors as :func:`factor_of_damped`."""
+    if not h.size:
+        return h
+    h = np.ascontiguousarray(h)
+    try:
+        return lower_root_in_place(h, arithmetic)
+    except NotPositiveDefiniteError as error:
+        raise _with_advice(error, h, damping, arithmetic) from error
+
+
+def _with_advice(error: NotPositiveDefiniteError, h: Array, damping: float, arithmetic: Arithmetic) -> NotPositiveDefiniteError:
+    works = _working_damping(h, damping, arithmetic)
+    advice = f"damping={works:g} would work" if works is not None else "no damping up to 100 times the mean diagonal works"
+    return NotPositiveDefiniteError(
+        f"the Hessian with damping {damping:g} is not positive definite (pivot of column {error.pivot}); {advice}", error.pivot
+    )
+
+
+def _working_damping(h: Array, damping: float, arithmetic: Arithmetic) -> float | None:
     mean = mean_diagonal(h, arithmetic) / (1 + damping)
     candidate = max(damping * 10, 1e-8)
     while candidate <= 100 and mean > 0:
         trial = h.copy()
         trial[np.diag_indices_from(trial)] += (candidate - damping) * mean
         try:
-            upper_factor_of_inverse(trial, arithmetic)
+            lower_root_in_place(trial, arithmetic)
         except NotPositiveDefiniteError:
             candidate *= 10
         else:

@@ -18,8 +18,9 @@ Departures from the authors' code (IST-DASLab/gptq), each reachable through ``co
   is a matter of speed only.
 * ``half_range_sym``: their symmetric grid of a row without negative entries covers half the range (scheme ``sym_gptq_half_range``).
 * ``grid_before_dead``: they fit whole-row grids before dead columns are set to zero.
-* U comes from one factorization of the reversed Hessian instead of Cholesky, inverse, Cholesky. Arithmetic is float64 throughout,
-  theirs float32. Sorting is stable, theirs is not: pass their order as `act_order` to follow it.
+* U comes from one factorization of the reversed Hessian instead of Cholesky, inverse, Cholesky. Arithmetic is float64, theirs float32
+  (``working``). Sorting is stable, theirs is not: pass their order as `act_order` to follow it.
+* In the fast arithmetic decisions come from the root of H alone, without U (:mod:`refquant.methods.compensate.nearest_plane`).
 
 Readings: dynamic groups under act order are runs of the permuted order (as in the code), static groups of the original order.
 """
@@ -28,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from refquant.core.coding import codes_of, decision_margins, real_codes
+from refquant.core.coding import codes_of, decision_margins
 from refquant.core.fitting import fit_grid
 from refquant.core.grid import Grid
 from refquant.core.qtensor import Origin, QTensor
@@ -39,8 +41,11 @@ from refquant.core.scheme import find_scheme
 from refquant.core.spec import QuantSpec
 from refquant.methods.card import Card, Equation
 from refquant.methods.compensate.column_grids import ColumnGrids
-from refquant.methods.compensate.damping import factor_of_damped, mean_diagonal
-from refquant.methods.compensate.gptq_inputs import checked_inputs, column_order, quirks_of
+from refquant.methods.compensate.column_order import column_order, columns_first, permuted
+from refquant.methods.compensate.damping import factor_of_damped, mean_diagonal, root_of_damped
+from refquant.methods.compensate.gptq_inputs import checked_inputs, narrowed, narrowed_hessian, quirks_of, working_dtype
+from refquant.methods.compensate.lazy_blocks import lazy_blocks
+from refquant.methods.compensate.nearest_plane import nearest_planes
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array, IntArray
 
@@ -63,7 +68,8 @@ CARD = Card(
         "groups are fitted on fully compensated columns (compat='lazy_groups': as the code, on what the lazy block began with)",
         "symmetric rows without negatives use their whole range (compat='half_range_sym': half of it, as the code)",
         "whole-row grids are fitted after dead columns were zeroed (compat='grid_before_dead': before, as the code)",
-        "one Cholesky factorization of the reversed Hessian; float64 throughout; stable sort for activation order",
+        "one Cholesky factorization of the reversed Hessian; float64 unless working='float32'; stable sort for activation order",
+        "the fast arithmetic takes decisions from the root of H instead of U (Babai's nearest plane): the same up to rounding",
         "the code's ternary mode (trits) is not offered",
     ),
     guarantees=(
@@ -73,7 +79,7 @@ CARD = Card(
         "the loss identity GPTQ-8 holds for every grid, order and block size",
     ),
     lane="ordered in ORDERED, bounded in FAST",
-    cost="2 n^3 / 3 for the factor, 2 out n^2 / 2 for the updates",
+    cost="n^3 / 3 for the root, n^3 / 3 for its inverse except in FAST, out n^2 for the updates",
     oracle="refquant.oracle.gptq (LDL^T in Fractions); IST-DASLab/gptq and llm-compressor run in float64 and float32",
     laws=tuple(
         (
@@ -134,6 +140,7 @@ def gptq(
     static_groups: bool = False,
     compat: str | Iterable[str] | None = None,
     grid: Grid | None = None,
+    working: str = "float64",
     arithmetic: Arithmetic = FAST,
 ) -> QTensor:
     """Quantize a weight with error compensation.
@@ -141,7 +148,6 @@ def gptq(
     Parameters
     ----------
     weight : ndarray ``[out, in]`` of float16, bfloat16, float32 or float64
-        Computed with in float64.
     hessian : ndarray ``[in, in]``
         Symmetric; see :func:`refquant.hessian`.
     spec : QuantSpec
@@ -149,7 +155,7 @@ def gptq(
     damping : float
         Multiple of the mean diagonal that is added to the diagonal.
     block_size : int
-        Columns a lazy block. A matter of speed, except under ``compat="lazy_groups"``.
+        Columns a lazy block, where there are any: in the ordered arithmetic a matter of speed, under ``compat="lazy_groups"`` not.
     act_order : bool or int ndarray ``[in]``
         Quantize columns by descending diagonal, or in the order given.
     static_groups : bool
@@ -159,7 +165,10 @@ def gptq(
         ``"istdaslab"`` (all three) and ``"lazy"`` (the first).
     grid : Grid, optional
         Scales and zero points fixed beforehand (tiles of the original order), as llm-compressor does.
+    working : {"float64", "float32"}
+        What is computed in. float32, as the authors have it, is for speed: the same codes where margins exceed its rounding errors.
     arithmetic : Arithmetic
+        `FAST` takes the sums of [GPTQ-6] and [GPTQ-7] in another form, see `nearest_plane`.
 
     Returns
     -------
@@ -175,7 +184,7 @@ def gptq(
     NotPositiveDefiniteError
         If the damped Hessian cannot be factored; the message names a damping that works.
     NumericalError
-        If the mean of the Hessian's diagonal overflows.
+        If the mean of the Hessian's diagonal overflows, or a weight does not fit `working`.
 
     Examples
     --------
@@ -186,8 +195,8 @@ def gptq(
     >>> gptq(w, h, spec("int2")).codes.tolist(), gptq(w, np.eye(4), spec("int2")).codes.tolist()
     ([[2, 1, 0, 3]], [[2, 1, 0, 3]])
     """
-    options = _Options(spec, damping, block_size, act_order, static_groups, compat, grid, arithmetic)
-    return _solve(weight, hessian, options, in_place=True).quantized()
+    options = _Options(spec, damping, block_size, act_order, static_groups, compat, grid, working, arithmetic)
+    return _solve(weight, hessian, options, keep=False).quantized()
 
 
 def gptq_trace(
@@ -201,6 +210,7 @@ def gptq_trace(
     static_groups: bool = False,
     compat: str | Iterable[str] | None = None,
     grid: Grid | None = None,
+    working: str = "float64",
     arithmetic: Arithmetic = FAST,
 ) -> GptqTrace:
     """Quantize like :func:`gptq` and return the intermediates too; parameters and errors are the same.
@@ -216,8 +226,8 @@ def gptq_trace(
     >>> bool(np.isclose(2 * trace.loss(), (delta * (trace.hessian * delta).sum(axis=1)).sum()))
     True
     """
-    options = _Options(spec, damping, block_size, act_order, static_groups, compat, grid, arithmetic)
-    found = _solve(weight, hessian, options, in_place=False)
+    options = _Options(spec, damping, block_size, act_order, static_groups, compat, grid, working, arithmetic)
+    found = _solve(weight, hessian, options, keep=True)
     codes, decided = np.ascontiguousarray(found.codes.T), np.ascontiguousarray(found.decided.T)
     scale, zero = found.grids.columns()
     residual = decided - scale * (codes if zero is None else codes - zero)
@@ -245,28 +255,33 @@ class _Options:
     static_groups: bool
     compat: str | Iterable[str] | None
     grid: Grid | None
+    working: str
     arithmetic: Arithmetic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Solved:
-    """What the sweep leaves; codes (as floats) and decided values are transposed, a column of the weight in a row."""
+    """What the sweep leaves; codes and decided values are transposed, a column of the weight in a row.
+
+    Where nothing was to be kept, Hessian, factor and decided values are whatever lies in their memory.
+    """
 
     options: _Options
     quirks: frozenset[str]
     order: IntArray
     dead: Array
     added: float
-    hessian: Float64Array
-    factor: Float64Array
+    hessian: Array
+    factor: Array
     grids: ColumnGrids
-    codes: Float64Array
-    decided: Float64Array
+    codes: Array
+    decided: Array
 
     def quantized(self) -> QTensor:
         grid, spec = self.grids.grid, self.options.spec
         codes = codes_of(self.codes, spec)[np.argsort(self.order, kind="stable")]
-        given = {"damping": self.options.damping, "static_groups": self.options.static_groups}
+        given: dict[str, Any] = {"damping": self.options.damping, "static_groups": self.options.static_groups}
+        given |= {} if self.options.working == "float64" else {"working": self.options.working}
         return QTensor(
             codes=np.ascontiguousarray(codes.T),
             scale=grid.scale,
@@ -278,11 +293,13 @@ class _Solved:
         )
 
 
-def _solve(weight: Array, hessian: Array, options: _Options, *, in_place: bool) -> _Solved:
-    """Everything up to the codes; `in_place` factors in the memory of our copy of the Hessian, which is then not there any more."""
+def _solve(weight: Array, hessian: Array, options: _Options, *, keep: bool) -> _Solved:
+    """Everything up to the codes; unless intermediates are kept, everything happens in the memory of our copies."""
     spec, grid, arithmetic = options.spec, options.grid, options.arithmetic
     w, h = checked_inputs(weight, hessian, spec, options.damping, options.block_size)
     quirks = quirks_of(options.compat)
+    dtype = working_dtype(options.working, quirks, arithmetic)
+    w = narrowed(w, dtype)
     if "half_range_sym" in quirks and spec.scheme.name == "sym_gptq":
         spec = replace(spec, scheme=find_scheme("sym_gptq_half_range"))
     whole_rows = spec.tiling.extents[1] is None
@@ -295,18 +312,19 @@ def _solve(weight: Array, hessian: Array, options: _Options, *, in_place: bool) 
         grid = fit_grid(w, spec, arithmetic)
 
     order = column_order(np.diagonal(h), options.act_order)  # [GPTQ-3]
-    if not np.array_equal(order, np.arange(len(order))):
-        h = h[np.ix_(order, order)]
-    added = options.damping * mean_diagonal(h, arithmetic)  # [GPTQ-4]
+    h = permuted(h, order)
+    mean = mean_diagonal(h, arithmetic)
+    added = options.damping * mean  # [GPTQ-4]
     h[np.diag_indices_from(h)] += added
-    factor = factor_of_damped(h, options.damping, arithmetic, in_place=in_place)  # [GPTQ-5]
+    h = narrowed_hessian(h, mean, dtype)
 
-    grids = ColumnGrids(spec, w.shape, order, grid, arithmetic)
-    running = np.take(w.T, order, axis=0)  # transposed: a column of the weight is contiguous
+    grids = ColumnGrids(spec, w.shape, order, grid, arithmetic, dtype)
+    running = columns_first(w, order)
     del w
-    codes = _sweep(running, factor, spec, grids, options.block_size, "lazy_groups" in quirks, arithmetic)
+    options = replace(options, spec=spec)
+    codes, decided, factor = _swept(running, h, grids, options, "lazy_groups" in quirks, keep)
     return _Solved(
-        options=replace(options, spec=spec),
+        options=options,
         quirks=quirks,
         order=order,
         dead=dead,
@@ -315,30 +333,18 @@ def _solve(weight: Array, hessian: Array, options: _Options, *, in_place: bool) 
         factor=factor,
         grids=grids,
         codes=codes,
-        decided=running,
+        decided=decided,
     )
 
 
-def _sweep(
-    running: Float64Array, factor: Float64Array, spec: QuantSpec, grids: ColumnGrids, block_size: int, lazy: bool, arithmetic: Arithmetic
-) -> Float64Array:
-    """[GPTQ-6] and [GPTQ-7] over the transposed weight in quantization order; returns codes as floats, and leaves what was decided on."""
-    codes = np.empty_like(running)
-    columns = len(running)
-    start = 0
-    while start < columns:
-        stop = min(start + block_size, columns)
-        if not lazy:
-            stop = min(stop, grids.next_group_start(start))
-        block = running[start:stop].copy() if lazy else running[start:stop]
-        errors = np.empty_like(block)
-        for i in range(start, stop):
-            scale, zero = grids.at(i, running)
-            row = block[i - start]
-            codes[i] = real_codes(row, scale, zero, spec)
-            errors[i - start] = (row - scale * (codes[i] if zero is None else codes[i] - zero)) / factor[i, i]
-            block[i - start + 1 :] -= factor[i, i + 1 : stop, None] * errors[i - start]  # [GPTQ-6]
-        running[start:stop] = block
-        running[stop:] -= arithmetic.matmul(factor[start:stop, stop:].T, errors)  # [GPTQ-7]
-        start = stop
-    return codes
+def _swept(running: Array, h: Array, grids: ColumnGrids, options: _Options, lazy: bool, keep: bool) -> tuple[Array, Array, Array]:
+    """Codes, decided values and U; by the form of the paper, or by the fast one where neither last bits nor faults are asked for."""
+    spec, arithmetic = options.spec, options.arithmetic
+    if lazy or not arithmetic.regroups:
+        factor = factor_of_damped(h, options.damping, arithmetic, in_place=not keep)  # [GPTQ-5]
+        return lazy_blocks(running, factor, spec, grids, options.block_size, lazy, arithmetic), running, factor
+    root = root_of_damped(h.copy() if keep else h, options.damping, arithmetic)
+    decided = np.empty_like(running) if keep else None
+    codes = nearest_planes(running, root, spec, grids, arithmetic, decided)
+    factor = np.ascontiguousarray(arithmetic.inverse_lower(root).T) if keep and root.size else root  # [GPTQ-5]
+    return codes, running if decided is None else decided, factor

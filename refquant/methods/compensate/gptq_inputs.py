@@ -1,4 +1,4 @@
-"""What GPTQ is given, checked: weight and Hessian, compatibility names, the order of the columns."""
+"""What GPTQ is given, checked: weight and Hessian, compatibility names, the dtype to compute in."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from refquant.core.spec import QuantSpec
-from refquant.errors import InputError, UsageError
-from refquant.numerics.arrays import Array, Float64Array, IntArray
+from refquant.errors import InputError, NumericalError, UsageError
+from refquant.numerics import Arithmetic
+from refquant.numerics.arrays import Array, Float64Array
 from refquant.numerics.casting import as_working
 
 QUIRKS = ("lazy_groups", "half_range_sym", "grid_before_dead")
+SQUARE = 128
 PRESETS: dict[str, tuple[str, ...]] = {"istdaslab": QUIRKS, "lazy": ("lazy_groups",), "llmcompressor": ()}
 
 
@@ -27,7 +29,7 @@ def checked_inputs(weight: Array, hessian: Array, spec: QuantSpec, damping: floa
         if not np.isfinite(array).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise InputError(f"the {what} holds {array[index]} at index {index}; finite numbers are needed")
-    if not np.array_equal(h, h.T):
+    if not _is_symmetric(h):
         raise InputError("the Hessian is not symmetric")
     if len(spec.tiling.extents) != 2:
         raise InputError(f"GPTQ needs a tiling of two axes, not {spec.tiling.extents}")
@@ -36,6 +38,41 @@ def checked_inputs(weight: Array, hessian: Array, spec: QuantSpec, damping: floa
     if isinstance(block_size, bool) or not isinstance(block_size, int | np.integer) or block_size < 1:
         raise UsageError(f"block_size is a positive integer, not {block_size!r}")
     return w, h
+
+
+def _is_symmetric(h: Array) -> bool:
+    """Whether a matrix is its transpose, square by square: columns of a large one are slow to walk along."""
+    starts = range(0, len(h), SQUARE)
+    return all(
+        np.array_equal(h[i : i + SQUARE, j : j + SQUARE], h[j : j + SQUARE, i : i + SQUARE].T) for i in starts for j in starts if i <= j
+    )
+
+
+def working_dtype(name: str, quirks: frozenset[str], arithmetic: Arithmetic) -> np.dtype[np.floating]:
+    """The dtype that a sweep computes in; UsageError where there is no choice."""
+    if name not in ("float32", "float64"):
+        raise UsageError(f"working is 'float64' or 'float32', not {name!r}")
+    if name == "float32" and ("lazy_groups" in quirks or not arithmetic.regroups):
+        raise UsageError("working='float32' is for speed: the ordered arithmetic and compat='lazy_groups' compute in float64")
+    return np.dtype(name)
+
+
+def narrowed(weight: Float64Array, dtype: np.dtype[np.floating]) -> Array:
+    """The weight in the working dtype; NumericalError where it does not fit."""
+    with np.errstate(over="ignore", under="ignore"):
+        found = weight.astype(dtype, copy=False)
+    if not np.isfinite(found).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(found))[0])
+        raise NumericalError(f"weight {weight[index]:g} at index {index} overflows {dtype.name}; use working='float64'")
+    return found
+
+
+def narrowed_hessian(h: Float64Array, mean: float, dtype: np.dtype[np.floating]) -> Array:
+    """The Hessian in the working dtype, in float32 over a power of two near its mean diagonal: a factor changes no code."""
+    if dtype == h.dtype:
+        return h
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(h, -int(np.frexp(mean)[1])).astype(dtype))
 
 
 def quirks_of(compat: str | Iterable[str] | None) -> frozenset[str]:
@@ -47,14 +84,3 @@ def quirks_of(compat: str | Iterable[str] | None) -> frozenset[str]:
             raise UsageError(f"unknown compat {name!r}; known are {', '.join((*PRESETS, *QUIRKS))}")
         found.update(PRESETS.get(name, (name,)))
     return frozenset(found)
-
-
-def column_order(diagonal: Array, act_order: bool | Array) -> IntArray:
-    """The order in which columns are quantized."""
-    columns = np.arange(len(diagonal))
-    if isinstance(act_order, bool | np.bool_):
-        return np.argsort(-diagonal, kind="stable") if act_order else columns
-    order = np.asarray(act_order)
-    if order.shape != columns.shape or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), columns):
-        raise InputError(f"act_order is True, False or an ordering of {len(columns)} columns")
-    return order.astype(np.intp)
