@@ -4,6 +4,7 @@ from refquant.core.coding import decode, encode, fake_quantize
 from refquant.core.fitting import fit_grid
 from refquant.core.grid import Grid, grid_from_range
 from refquant.core.qtensor import Origin, QTensor, Quantized
+from refquant.core.running_stats import RunningStats
 from refquant.core.scheme import SCHEMES, Scheme, find_scheme
 from refquant.core.spec import ClipSearch, QuantSpec, spec
 from refquant.core.stats import Stats, hessian
@@ -17,6 +18,7 @@ __all__ = [
     "QTensor",
     "QuantSpec",
     "Quantized",
+    "RunningStats",
     "Scheme",
     "Stats",
     "Tiling",

@@ -45,16 +45,19 @@ def hessian(x: Array, token_weights: Array | None = None, arithmetic: Arithmetic
     array([[ 4.,  8.],
            [ 8., 16.]])
     """
-    rows = _weighted(x, token_weights)
+    return _hessian(weighted(*checked_tokens(x, token_weights)), arithmetic)
+
+
+def _hessian(rows: Float64Array, arithmetic: Arithmetic) -> Float64Array:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gram = arithmetic.gram(rows)  # [GPTQ-1]
-    return _finite_hessian(gram)
+    return finite_hessian(gram)
 
 
-def _weighted(x: Array, token_weights: Array | None) -> Float64Array:
-    """Rows ``[tokens, features]`` times the roots of their weights, checked."""
-    rows, weights = _checked(x, token_weights)
-    rows = as_float64(rows)
+def weighted(rows: Array, weights: Float64Array | None, dtype: type[np.floating] = np.float64) -> Array:
+    """Rows ``[tokens, features]`` times the roots of their weights in a dtype; InputError if one that counts is not finite."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rows = rows.astype(dtype, copy=False)
     if weights is not None:
         rows = _weigh(rows, weights)
     if not np.isfinite(rows).all():
@@ -63,7 +66,7 @@ def _weighted(x: Array, token_weights: Array | None) -> Float64Array:
     return rows
 
 
-def _checked(x: Array, token_weights: Array | None) -> tuple[Array, Float64Array | None]:
+def checked_tokens(x: Array, token_weights: Array | None) -> tuple[Array, Float64Array | None]:
     """Inputs as ``[tokens, features]`` and weights as ``[tokens]``, after their shapes and dtypes were checked."""
     x = np.asarray(x)
     if x.ndim < 2:
@@ -82,19 +85,30 @@ def _checked(x: Array, token_weights: Array | None) -> tuple[Array, Float64Array
     return rows, weights.reshape(-1)
 
 
-def _weigh(rows: Float64Array, weights: Float64Array) -> Float64Array:
+def _weigh(rows: Array, weights: Float64Array) -> Array:
     """Multiply each row by the root of its weight; rows of weight 0 become 0 even where they hold NaN or infinities (padding)."""
-    counted = np.where(weights[:, None] > 0, rows, 0.0)
+    counted = np.where(weights[:, None] > 0, rows, rows.dtype.type(0))
     with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(counted * np.sqrt(weights)[:, None])
+        return np.asarray(counted * np.sqrt(weights)[:, None].astype(rows.dtype))
+
+
+def extremes(rows: Array, weights: Float64Array | None) -> tuple[int, Array]:
+    """How many tokens count, and the largest magnitude of each feature over those."""
+    kept = rows if weights is None else rows[weights > 0]
+    if kept.dtype.kind in "iu":
+        kept = kept.astype(np.float64)  # the magnitude of the lowest integer does not fit its dtype
+    if not len(kept):
+        return 0, np.zeros(kept.shape[1], dtype=kept.dtype)
+    return len(kept), np.maximum(np.abs(kept.max(axis=0)), np.abs(kept.min(axis=0))).astype(kept.dtype)
 
 
 def _total(digits: GramDigits) -> Float64Array:
     with np.errstate(over="ignore"):
-        return _finite_hessian(digits.total())
+        return finite_hessian(digits.total())
 
 
-def _finite_hessian(h: Float64Array) -> Float64Array:
+def finite_hessian(h: Float64Array) -> Float64Array:
+    """The Hessian itself; NumericalError if an entry overflowed."""
     if not np.isfinite(h).all():
         row, column = (int(i) for i in np.argwhere(~np.isfinite(h))[0])
         raise NumericalError(f"entry ({row}, {column}) of the Hessian overflows float64; scale the inputs down")
@@ -144,17 +158,11 @@ class Stats:
     @classmethod
     def of(cls, x: Array, token_weights: Array | None = None, arithmetic: Arithmetic = FAST) -> Stats:
         """Collect from inputs ``[..., features]``; parameters and errors as in :func:`hessian`."""
-        rows, weights = _checked(x, token_weights)
-        kept = rows if weights is None else rows[weights > 0]
-        if kept.dtype.kind in "iu":
-            kept = kept.astype(np.float64)  # the magnitude of the lowest integer does not fit its dtype
-        digits = arithmetic.gram_digits(_weighted(x, token_weights))
-        return cls(
-            tokens=len(kept),
-            hessian=hessian(x, token_weights, arithmetic) if digits is None else _total(digits),
-            absmax=np.abs(kept).max(axis=0, initial=0.0).astype(kept.dtype),
-            digits=digits,
-        )
+        rows, weights = checked_tokens(x, token_weights)
+        used = weighted(rows, weights)
+        digits = arithmetic.gram_digits(used)
+        tokens, absmax = extremes(rows, weights)
+        return cls(tokens=tokens, hessian=_hessian(used, arithmetic) if digits is None else _total(digits), absmax=absmax, digits=digits)
 
     def merge(self, other: Stats) -> Stats:
         """Statistics of both sets of tokens together.
@@ -175,7 +183,7 @@ class Stats:
             total = self.hessian + other.hessian if digits is None else digits.total()
         return Stats(
             tokens=self.tokens + other.tokens,
-            hessian=_finite_hessian(total),
+            hessian=finite_hessian(total),
             absmax=np.maximum(self.absmax, other.absmax),
             digits=digits,
         )
