@@ -27,6 +27,7 @@ QUAROT_ORDERS = (172, 156, 148, 140, 108, 60, 52, 40, 36, 28, 20, 12)
 
 Normalization = Literal["exact", "float32"]
 _CHUNK = 1 << 16  # elements that are transformed at a time: they stay in the cache through all butterflies
+_SHORT = 64  # below this distance NumPy's loops over neighbours would be too short to be fast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +109,7 @@ class Hadamard:
         out = np.empty(rows.shape, dtype=x.dtype)
         step = max(1, _CHUNK // self.block)
         for start in range(0, len(rows), step):
-            out[start : start + step] = _transform(rows[start : start + step], base, arithmetic) / root
+            np.divide(_transform(rows[start : start + step], base, arithmetic), root, out=out[start : start + step])
         return np.ascontiguousarray(np.moveaxis(out.reshape(moved.shape), -1, axis))
 
     def signs(self) -> NDArray[np.int8]:
@@ -196,20 +197,34 @@ def _base_order(size: int) -> int | None:
 
 
 def _transform(rows: Array, base: Array | None, arithmetic: Arithmetic) -> Array:
-    """``[vectors, block]``, not normalized. Vectors are columns while butterflies run, so that every addition is over contiguous memory."""
+    """``[vectors, block]``, not normalized.
+
+    Every addition is over long runs of memory: while the halves are short, elements that a butterfly joins lie in columns, and everything
+    else side by side.
+    """
     vectors, block = rows.shape
     order = 1 if base is None else len(base)
-    x = np.array(rows.T, order="C")  # [block, vectors]; a copy always: the butterflies write to and fro
-    y = np.empty_like(x)
-    half = 1
-    while half * order < block:
-        pairs, out = x.reshape(-1, 2, half * vectors), y.reshape(-1, 2, half * vectors)
+    short = min(_SHORT, block // order)
+    x = np.array(rows.reshape(-1, short).T, order="C")  # [short, the rest]; a copy always: the butterflies write to and fro
+    x, y = _butterflies(x, np.empty_like(x), 1, short, len(rows) * block // short)
+    np.copyto(y.reshape(-1, short), x.reshape(short, -1).T)  # and back
+    x, _ = _butterflies(y, x, short, block // order, 1)
+    if base is not None:
+        x = arithmetic.matmul(base, x.reshape(vectors, order, -1))
+    return x.reshape(vectors, block)
+
+
+def _butterflies(x: Array, y: Array, half: int, end: int, unit: int) -> tuple[Array, Array]:
+    """Butterflies between neighbours at distance `half`, twice that, ... below `end`, in elements of `unit` numbers; writes to both arrays.
+
+    Returns the array that holds the result, and the other one.
+    """
+    while half < end:
+        pairs, out = x.reshape(-1, 2, half * unit), y.reshape(-1, 2, half * unit)
         np.add(pairs[:, 0], pairs[:, 1], out=out[:, 0])
         np.subtract(pairs[:, 0], pairs[:, 1], out=out[:, 1])
         x, y, half = y, x, 2 * half
-    if base is not None:
-        x = arithmetic.matmul(base, x.reshape(order, -1)).reshape(block, vectors)
-    return x.T
+    return x, y
 
 
 def _checked_base(base: Any) -> NDArray[np.int8]:
