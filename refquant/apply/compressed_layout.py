@@ -14,7 +14,13 @@ from refquant.numerics.arrays import Array
 
 COMPRESSED_VARIANTS = (*compressed_tensors.PARTS, *compressed_floats.PARTS)
 # As compressed-tensors itself makes them.
-FLOAT_BLOCKS = {"nvfp4-pack-quantized": "nvfp4_compressed_tensors", "mxfp4-pack-quantized": "mxfp4_even"}
+FLOAT_BLOCKS = {
+    "nvfp4-pack-quantized": "nvfp4_compressed_tensors",
+    "mxfp4-pack-quantized": "mxfp4_even",
+    "mxfp6-pack-quantized": "mxfp6_e2m3_even",
+    "mxfp8-quantized": "mxfp8_e4m3_rceil",
+}
+BITS = {"float-quantized": 8, "nvfp4-pack-quantized": 4, "mxfp4-pack-quantized": 4, "mxfp6-pack-quantized": 6, "mxfp8-quantized": 8}
 
 
 def _is_float(variant: str) -> bool:
@@ -107,7 +113,7 @@ def _compressed_settings(block: Mapping[str, Any]) -> Settings:
 
 def _require_float_arguments(kind: str, weights: Mapping[str, Any], symmetric: bool) -> None:
     bits = entry(weights, "num_bits", int)
-    if bits != (8 if kind == "float-quantized" else 4) or not symmetric:
+    if bits != BITS[kind] or not symmetric:
         raise InputError(f"quantization_config: {bits} bits, symmetric {symmetric}, in format {kind}")
     if kind == "float-quantized" and weights.get("strategy") not in ("tensor", "channel"):
         raise InputError(f"quantization_config: strategy is {weights.get('strategy')!r}; tensor and channel are read")

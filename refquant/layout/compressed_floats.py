@@ -1,4 +1,4 @@
-"""The floating-point layouts of compressed-tensors: ``float-quantized``, ``nvfp4-pack-quantized`` and ``mxfp4-pack-quantized``.
+"""The floating-point layouts of compressed-tensors: ``float-quantized``, ``nvfp4-pack-quantized``, and MX with 4, 6 and 8 bits.
 
 ============================ ====================================================================================================
 ``float-quantized``
@@ -11,6 +11,12 @@
 ``mxfp4-pack-quantized``
 ``weight_packed``             as above
 ``weight_scale``              uint8 ``[out, in / 32]``: powers of two, e8m0
+``mxfp6-pack-quantized``
+``weight_packed``             uint8 ``[out, in 3 / 4]``: four e2m3 codes in three bytes, the first in the lowest bits
+``weight_scale``              as above
+``mxfp8-quantized``
+``weight``                    float8 e4m3fn ``[out, in]``
+``weight_scale``              as above
 ============================ ====================================================================================================
 """
 
@@ -25,16 +31,25 @@ import numpy as np
 
 from refquant.core import Origin, QTensor, QuantSpec, Tiling
 from refquant.errors import InputError, UsageError
-from refquant.layout.bits import pack_nibbles, unpack_nibbles
+from refquant.layout.bits import pack_stream, unpack_stream
 from refquant.numerics.arrays import Array
 
-FloatLayout = Literal["float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"]
+FloatLayout = Literal["float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"]
 PARTS: Mapping[str, tuple[str, ...]] = {
     "float-quantized": ("weight_scale", "weight"),
     "nvfp4-pack-quantized": ("weight_packed", "weight_scale", "weight_global_scale"),
     "mxfp4-pack-quantized": ("weight_packed", "weight_scale"),
+    "mxfp6-pack-quantized": ("weight_packed", "weight_scale"),
+    "mxfp8-quantized": ("weight_scale", "weight"),
 }
-BLOCKS: Mapping[str, int] = {"nvfp4-pack-quantized": 16, "mxfp4-pack-quantized": 32}
+ELEMENTS: Mapping[str, str] = {
+    "float-quantized": "e4m3fn",
+    "nvfp4-pack-quantized": "e2m1",
+    "mxfp4-pack-quantized": "e2m1",
+    "mxfp6-pack-quantized": "e2m3",
+    "mxfp8-quantized": "e4m3fn",
+}
+BLOCKS: Mapping[str, int] = {"nvfp4-pack-quantized": 16, "mxfp4-pack-quantized": 32, "mxfp6-pack-quantized": 32, "mxfp8-quantized": 32}
 SCALES = ("float16", "bfloat16", "float32")
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -50,7 +65,7 @@ def why_not(q: QTensor, layout: FloatLayout) -> str | None:
     'a tensor scale that multiplies; it holds one that is divided by'
     """
     _require_layout(layout)
-    wanted = "e4m3fn" if layout == "float-quantized" else "e2m1"
+    wanted = ELEMENTS[layout]
     if q.spec.format.name != wanted:
         return f"codes of {q.spec.format.name}; it holds {wanted}"
     if len(q.shape) != 2 or not q.codes.size:
@@ -73,7 +88,7 @@ def why_not(q: QTensor, layout: FloatLayout) -> str | None:
         return "scales of scales other than one float32 for the tensor"
     if layout == "nvfp4-pack-quantized" and scales.outer_kind != "divisor":
         return "a tensor scale that multiplies; it holds one that is divided by"
-    return "scales of scales" if layout == "mxfp4-pack-quantized" and scales.outer is not None else None
+    return "scales of scales" if layout != "nvfp4-pack-quantized" and scales.outer is not None else None
 
 
 def pack(q: QTensor, layout: FloatLayout) -> dict[str, Array]:
@@ -84,10 +99,11 @@ def pack(q: QTensor, layout: FloatLayout) -> dict[str, Array]:
     if layout == "float-quantized":
         flat = q.spec.tiling.extents == (None, None)
         return {"weight": q.codes.view(E4M3), "weight_scale": q.scale.reshape(1) if flat else q.scale}
-    found = {"weight_packed": pack_nibbles(q.codes, "low")}
     if q.coded is None:
         raise InputError(f"the {layout} layout cannot hold scales that are not coded")
-    if layout == "mxfp4-pack-quantized":
+    bits = q.spec.format.bits
+    found: dict[str, Array] = {"weight": q.codes.view(E4M3)} if bits == 8 else {"weight_packed": pack_stream(q.codes, bits)}
+    if layout != "nvfp4-pack-quantized":
         return found | {"weight_scale": q.coded.codes}
     return found | {"weight_scale": q.coded.codes.view(E4M3), "weight_global_scale": np.asarray(q.coded.outer).reshape(1)}
 
@@ -99,8 +115,8 @@ def unpack(parts: Mapping[str, Array], spec: QuantSpec, layout: FloatLayout) -> 
     ----------
     parts : mapping of the layout's arrays
     spec : QuantSpec
-        ``spec("nvfp4_compressed_tensors")``, ``spec("mxfp4_even")``, or e4m3fn codes with a tiling, whose scale format is taken from the
-        file.
+        ``spec("nvfp4_compressed_tensors")``, ``spec("mxfp4_even")``, ``spec("mxfp6_e2m3_even")``, ``spec("mxfp8_e4m3_rceil")``, or e4m3fn
+        codes with a tiling, whose scale format is taken from the file.
 
     Raises
     ------
@@ -116,21 +132,26 @@ def unpack(parts: Mapping[str, Array], spec: QuantSpec, layout: FloatLayout) -> 
         if name != "weight_global_scale" and array.ndim != 2 and not (name == "weight_scale" and array.shape == (1,)):
             raise InputError(f"{name} has shape {array.shape}; a matrix is needed")
     scale, origin = arrays["weight_scale"], Origin(method="imported")
-    if layout == "float-quantized":
+    if "weight" in arrays:
         weight = arrays["weight"]
-        if weight.dtype != E4M3 or scale.dtype.name not in SCALES:
-            raise InputError(f"weight is {weight.dtype} and weight_scale {scale.dtype}; {E4M3} and a float are needed")
+        if weight.dtype != E4M3:
+            raise InputError(f"weight is {weight.dtype}; {E4M3} is needed")
         if np.isnan(weight).any():
             raise InputError(f"weight holds NaN at {tuple(int(i) for i in np.argwhere(np.isnan(weight))[0])}; numbers are needed")
+    if layout == "float-quantized":
+        if scale.dtype.name not in SCALES:
+            raise InputError(f"weight_scale is {scale.dtype}; {', '.join(SCALES)} are read")
         found = replace(spec, scale_format=scale.dtype.name, tiling=Tiling.tensor() if scale.shape == (1,) else spec.tiling)
         shaped = scale.reshape(1, 1) if scale.shape == (1,) else scale
         return QTensor(codes=weight.view(np.uint8), scale=shaped, zero=None, spec=found, origin=origin)
-    packed, kind = arrays["weight_packed"], E4M3 if layout == "nvfp4-pack-quantized" else np.dtype(np.uint8)
-    if packed.dtype != np.uint8 or scale.dtype != kind or scale.shape != (packed.shape[0], -(-packed.shape[1] * 2 // BLOCKS[layout])):
+    codes = arrays["weight"].view(np.uint8) if "weight" in arrays else _unpacked(arrays["weight_packed"], spec.format.bits)
+    kind = E4M3 if layout == "nvfp4-pack-quantized" else np.dtype(np.uint8)
+    if scale.dtype != kind or scale.shape != (codes.shape[0], -(-codes.shape[1] // BLOCKS[layout])):
         raise InputError(
-            f"weight_packed {packed.dtype} {packed.shape}, weight_scale {scale.dtype} {scale.shape} do not fit blocks of {BLOCKS[layout]}"
+            f"codes of shape {codes.shape} and weight_scale {scale.dtype} {scale.shape} do not fit blocks of {BLOCKS[layout]}; "
+            f"{kind} is needed"
         )
-    found_parts = {"codes": unpack_nibbles(packed, "low"), "scale_codes": np.ascontiguousarray(scale).view(np.uint8)}
+    found_parts = {"codes": codes, "scale_codes": np.ascontiguousarray(scale).view(np.uint8)}
     if layout == "nvfp4-pack-quantized":
         outer = arrays["weight_global_scale"]
         if outer.dtype != np.float32 or outer.size != 1:
@@ -139,6 +160,15 @@ def unpack(parts: Mapping[str, Array], spec: QuantSpec, layout: FloatLayout) -> 
             raise InputError(f"weight_global_scale is {float(outer.ravel()[0])}; a positive finite number is needed")
         found_parts["scale_outer"] = outer.reshape(1, 1)
     return QTensor.from_parts(found_parts, spec, origin)
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    """Codes of rows that fill their bytes."""
+    if packed.dtype != np.uint8 or packed.shape[1] * 8 % bits:
+        raise InputError(
+            f"weight_packed is {packed.dtype} of shape {packed.shape}; rows of uint8 that hold whole codes of {bits} bits are read"
+        )
+    return unpack_stream(packed, bits, packed.shape[1] * 8 // bits)
 
 
 def _require_layout(layout: str) -> None:

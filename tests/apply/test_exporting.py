@@ -284,6 +284,8 @@ def test_bitsandbytes_of_full_precision(tmp_path):
         ("float-quantized", {"format": "e4m3fn", "group_size": -1, "scale_format": "float32"}),
         ("nvfp4-pack-quantized", {"format": "nvfp4_compressed_tensors"}),
         ("mxfp4-pack-quantized", {"format": "mxfp4_even"}),
+        ("mxfp6-pack-quantized", {"format": "mxfp6_e2m3_even"}),
+        ("mxfp8-quantized", {"format": "mxfp8_e4m3_rceil"}),
     ],
 )
 def test_floating_point_there_and_back(tmp_path, variant, weights):

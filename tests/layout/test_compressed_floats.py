@@ -10,13 +10,27 @@ from hypothesis import strategies as st
 
 from refquant.core import Tiling, spec
 from refquant.errors import InputError, UsageError
+from refquant.formats import encode, find_format
 from refquant.layout.compressed_floats import pack, unpack
 from refquant.methods.grid.rtn import rtn
 from tests.layout.tensors import equal, peer, random_tensor, same
 
 PEER = peer("compressed_tensors")
 E4M3 = ml_dtypes.float8_e4m3fn
-SPECS = {"nvfp4-pack-quantized": "nvfp4_compressed_tensors", "mxfp4-pack-quantized": "mxfp4_even", "float-quantized": "e4m3fn"}
+SPECS = {
+    "nvfp4-pack-quantized": "nvfp4_compressed_tensors",
+    "mxfp4-pack-quantized": "mxfp4_even",
+    "mxfp6-pack-quantized": "mxfp6_e2m3_even",
+    "mxfp8-quantized": "mxfp8_e4m3_rceil",
+    "float-quantized": "e4m3fn",
+}
+CASES = {
+    "nvfp4-pack-quantized": "nvfp4",
+    "mxfp4-pack-quantized": "mxfp4",
+    "mxfp6-pack-quantized": "mxfp6",
+    "mxfp8-quantized": "mxfp8",
+    "float-quantized": "fp8.channel",
+}
 
 
 def theirs(layout, which):
@@ -25,6 +39,13 @@ def theirs(layout, which):
         return {"weight_packed": PEER[f"nvfp4.{which}.packed"], "weight_scale": scale, "weight_global_scale": outer}
     if layout == "mxfp4-pack-quantized":
         return {"weight_packed": PEER[f"mxfp4.{which}.packed"], "weight_scale": PEER[f"mxfp4.{which}.scale_e8m0"]}
+    if layout == "mxfp6-pack-quantized":  # its release has the numbers recorded, not the packed bytes: four codes in three bytes, by hand
+        codes = encode(PEER[f"mxfp6.{which}.q_value"], find_format("e2m3")).astype(np.uint32).reshape(-1, 4)
+        words = codes[:, 0] | codes[:, 1] << 6 | codes[:, 2] << 12 | codes[:, 3] << 18
+        packed = np.stack([words & 255, words >> 8 & 255, words >> 16], axis=1).astype(np.uint8)
+        return {"weight_packed": packed.reshape(-1, 192), "weight_scale": PEER[f"mxfp6.{which}.scale_e8m0"]}
+    if layout == "mxfp8-quantized":
+        return {"weight": PEER[f"mxfp8.{which}.q_value"].astype(E4M3), "weight_scale": PEER[f"mxfp8.{which}.scale_e8m0"]}
     return {"weight": PEER[f"fp8.channel.{which}.q_value"].astype(E4M3), "weight_scale": PEER[f"fp8.channel.{which}.scale"]}
 
 
@@ -36,10 +57,13 @@ def test_their_arrays(layout, which):
     packed = pack(q, layout)
     assert set(packed) == set(parts)
     assert all(equal(packed[name], parts[name]) for name in parts)
-    case = {"nvfp4-pack-quantized": "nvfp4", "mxfp4-pack-quantized": "mxfp4", "float-quantized": "fp8.channel"}[layout]
+    case = CASES[layout]
     if f"{case}.{which}.deq" in PEER:
         assert np.array_equal(q.dequantize(), PEER[f"{case}.{which}.deq"])
-    elif layout == "float-quantized":
+    elif layout in ("float-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"):
+        if layout != "float-quantized":
+            assert np.array_equal(q.dequantize(), PEER[f"{case}.{which}.q_value"] * np.repeat(PEER[f"{case}.{which}.scale"], 32, axis=1))
+            return
         assert np.array_equal(q.dequantize(), PEER[f"{case}.{which}.q_value"] * PEER[f"{case}.{which}.scale"])
 
 

@@ -82,8 +82,7 @@ def test_numbers_near_the_largest_are_kept_or_refused(anchor: str, dtype: type) 
             x = np.array([[lo, top, top - rng.random() * top / 2]]).astype(dtype)
             try:
                 numbers = offset_rtn(x, bits, Tiling.channel(), anchor=anchor).dequantize()
-            except NumericalError as error:
-                assert "overflows" in str(error) or "wider than" in str(error)
+            except NumericalError:
                 refused += 1
                 continue
             assert np.isfinite(numbers).all()
