@@ -12,11 +12,13 @@ import model
 import refquant.apply.quantize as quantizing
 from refquant.apply.evaluation import Sizes, evaluate, read_evaluation_set
 from refquant.apply.recipe import find_recipe
+from refquant.apply.rewrite_parts import REWRITES
 from refquant.apply.run import open_workbench
 from refquant.conformance.settings import Setting, Surroundings, active_simd, run_under
+from refquant.core.transform import BlockRotation
 from refquant.errors import NumericalError
 from refquant.numerics import FAST, ORDERED, arithmetic
-from tests.apply.lanes import digest_of, quantize_everything, tiny_digest, tiny_model
+from tests.apply.lanes import REWRITTEN, digest_of, quantize_everything, rewritten_digest, tiny_digest, tiny_model
 
 OPERATIONS = ("matmul", "gram", "sum", "exp", "log", "power", "sin", "cos", "erf", "cholesky", "inverse_lower")
 SETTINGS = [
@@ -91,11 +93,27 @@ def check_settings(function):
     assert "one thread" in {outcome.setting.name for outcome in given}
     assert all(outcome.missing is None or "threads" in outcome.missing for outcome in outcomes), [o.missing for o in outcomes]
     assert (os.cpu_count() or 1) < 2 or len(given) == len(outcomes)
-    assert len({outcome.result for outcome in given}) == 1, {outcome.setting.name: outcome.result for outcome in given}
+    assert len({repr(outcome.result) for outcome in given}) == 1, {outcome.setting.name: outcome.result for outcome in given}
 
 
 def test_one_digest_whatever_blas_and_numpy_run_with():
     check_settings("tests.apply.lanes:tiny_digest")
+
+
+@pytest.mark.slow
+def test_one_digest_behind_every_rewrite_whatever_blas_and_numpy_run_with():
+    """Factors, searches, rotations, limits and TAC: everything that rewrites compute goes through the lane."""
+    assert {part.method for parts in REWRITTEN.values() for part in parts} == set(REWRITES)
+    check_settings("tests.apply.lanes:rewritten_digests")
+
+
+TOGETHER = ("quarot, then awq", "smoothquant, then duquant", "soloq")
+
+
+@pytest.mark.parametrize("name", [name if name in TOGETHER else pytest.param(name, marks=pytest.mark.slow) for name in REWRITTEN])
+def test_no_rewrite_uses_the_fast_arithmetic(only_ordered, monkeypatch, name):
+    monkeypatch.setattr(BlockRotation, "__post_init__", lambda self: None)  # whether blocks are orthogonal is only checked, to a tolerance
+    rewritten_digest("ordered", name)
 
 
 @pytest.mark.slow
