@@ -14,6 +14,7 @@ from refquant.apply.compressed_layout import COMPRESSED_TENSORS
 from refquant.apply.exporting import Exported, ExportSource, Loss, chosen_variant
 from refquant.apply.linear_layout import LinearLayout
 from refquant.apply.linear_layouts import AWQ, BITSANDBYTES, GPTQ
+from refquant.apply.mx_layout import MX
 from refquant.core import QTensor
 from refquant.errors import InputError
 from refquant.methods.grid.rtn import rtn
@@ -42,6 +43,11 @@ def write_compressed_tensors(source: ExportSource, out: Path, *, variant: str, r
 def write_bitsandbytes(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
     """bitsandbytes' 4-bit layout; variants are its tables, with and without nested scales."""
     return _write(BITSANDBYTES, source, out, variant, requantize)
+
+
+def write_mx(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
+    """MX and NVFP4 as torchao and modelopt keep their tensors; the variant is the block format."""
+    return _write(MX, source, out, variant, requantize)
 
 
 def write_dequantized(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:

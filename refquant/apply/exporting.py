@@ -27,6 +27,7 @@ EXPORTERS: dict[str, str] = {
     "awq": "refquant.apply.export_linears:write_awq",
     "compressed-tensors": "refquant.apply.export_linears:write_compressed_tensors",
     "bitsandbytes": "refquant.apply.export_linears:write_bitsandbytes",
+    "mx": "refquant.apply.export_linears:write_mx",
     "gguf": "refquant.apply.gguf_export:write_gguf_folder",
     "dequantized": "refquant.apply.export_linears:write_dequantized",
 }

@@ -21,7 +21,7 @@ from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe
 from refquant.core import QTensor, QuantSpec, Tiling
 from refquant.core import spec as named_spec
-from refquant.core.block_formats import BLOCK_FORMATS
+from refquant.core.block_formats import BLOCK_FORMATS, block_name
 from refquant.errors import InputError, UsageError
 from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array
@@ -43,6 +43,7 @@ IMPORTERS: dict[str, str] = {
     "awq": "refquant.apply.importing:read_awq",
     "compressed-tensors": "refquant.apply.importing:read_compressed_tensors",
     "bitsandbytes": "refquant.apply.importing:read_bitsandbytes",
+    "mx": "refquant.apply.importing:read_mx",
     "gguf": "refquant.apply.gguf_import:read_gguf_model",
 }
 
@@ -194,7 +195,7 @@ def weight_recipe(found: Imported) -> Recipe:
 
 def _weight_fields(spec: QuantSpec) -> dict[str, Any]:
     if not isinstance(spec.format, IntFormat):
-        named = [name for name in BLOCK_FORMATS if named_spec(name) == spec]
+        named = _block_names(spec)
         if spec.scales is None and not named and spec.tiling == Tiling.channel():
             return {"method": "rtn", "format": spec.format.name, "group_size": -1, "scale_format": spec.scale_format or ""}
         if not named:
@@ -210,6 +211,13 @@ def _weight_fields(spec: QuantSpec) -> dict[str, Any]:
         "group_size": -1 if size is None else size,
         "scale_format": spec.scale_format or "",
     }
+
+
+def _block_names(spec: QuantSpec) -> list[str]:
+    """Names of the block formats that a spec is, with the block it has."""
+    size = spec.tiling.extents[-1]
+    tried = [block_name(block, size) if block.any_block and size is not None else name for name, block in BLOCK_FORMATS.items()]
+    return [name for name in tried if named_spec(name) == spec]
 
 
 def read_gptq(path: Path, *, variant: str) -> Imported:
@@ -230,6 +238,11 @@ def read_compressed_tensors(path: Path, *, variant: str) -> Imported:
 def read_bitsandbytes(path: Path, *, variant: str) -> Imported:
     """A folder with 4-bit linears of bitsandbytes."""
     return _read(LINEAR_LAYOUTS["bitsandbytes"], path, variant)
+
+
+def read_mx(path: Path, *, variant: str) -> Imported:
+    """A folder with MX or NVFP4 linears as torchao and modelopt keep them."""
+    return _read(LINEAR_LAYOUTS["mx"], path, variant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

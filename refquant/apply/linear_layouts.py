@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from refquant.apply.compressed_layout import COMPRESSED_TENSORS
 from refquant.apply.linear_layout import LinearLayout, Settings, entry, group_size, integer_spec, native_integers, one_spec
+from refquant.apply.mx_layout import MX
 from refquant.core import QTensor, QuantSpec
 from refquant.errors import InputError
 from refquant.layout import awq, bitsandbytes, gptq
@@ -81,9 +82,10 @@ def _blocks_why_not(q: QTensor, variant: str) -> str | None:
 
 
 def _blocks_native(like: QTensor | None, shape: tuple[int, ...], variant: str) -> QuantSpec:
-    del like, shape
+    del shape
     kind, _, nested = variant.partition("-")
-    return bitsandbytes.block_spec(kind, 64, bool(nested))
+    blocks = like is not None and like.spec.format.name in bitsandbytes.KINDS and like.spec.tiling.extents[-1]
+    return bitsandbytes.block_spec(kind, blocks or 64, bool(nested))
 
 
 def _blocks_config(weights: Mapping[str, QTensor], plain: Sequence[str], variant: str) -> dict[str, Any]:
@@ -150,4 +152,4 @@ BITSANDBYTES = LinearLayout(
     dtype="float32",
 )
 
-LINEAR_LAYOUTS: dict[str, LinearLayout] = {layout.name: layout for layout in (GPTQ, AWQ, COMPRESSED_TENSORS, BITSANDBYTES)}
+LINEAR_LAYOUTS: dict[str, LinearLayout] = {layout.name: layout for layout in (GPTQ, AWQ, COMPRESSED_TENSORS, BITSANDBYTES, MX)}

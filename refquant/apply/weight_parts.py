@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from refquant.core import QuantSpec, find_scheme, spec
 from refquant.core.binary_tensor import MOST_ORDERS
-from refquant.core.block_formats import BLOCK_FORMATS
+from refquant.core.block_formats import named_block
 from refquant.errors import UsageError
 from refquant.methods.codebook.lloyd_max import MOST_BITS, lloyd_max_spec
 from refquant.methods.compensate.gptq_inputs import PRESETS, QUIRKS
@@ -35,8 +35,8 @@ class Weights:
     bits, scheme, group_size, scale_format, clip_search, range_ratio
         As in :func:`refquant.spec`; group size -1 is a whole row; an empty scale format keeps float64.
     format : str
-        Instead of integers of `bits` bits by `scheme`: a block format such as ``"mxfp4"`` or ``"nf4"``, which brings its block and scales,
-        or another format such as ``"e4m3fn"``, on groups of `group_size` with scales of `scale_format`.
+        Instead of integers of `bits` bits by `scheme`: a block format such as ``"mxfp4"`` or ``"nf4@128"``, which brings its block and
+        scales, or another format such as ``"e4m3fn"``, on groups of `group_size` with scales of `scale_format`.
     damping, block_size, act_order, static_groups, compat
         As in :func:`refquant.gptq`.
     steps : int
@@ -141,7 +141,7 @@ class Weights:
         )
 
     def _spec_of_format(self) -> QuantSpec:
-        block = BLOCK_FORMATS.get(self.format)
+        block = named_block(self.format)
         unused = ("bits", "scheme") if block is None else ("bits", "scheme", "group_size", "scale_format")
         usual = {entry.name: entry.default for entry in fields(Weights)}
         changed = [name for name in unused if getattr(self, name) != usual[name]]

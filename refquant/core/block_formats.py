@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refquant.core.scales import ScaleRule, ScaleSpec
 from refquant.core.tiling import Tiling
@@ -112,3 +112,32 @@ def find_block_format(name: str) -> BlockFormat:
     if name not in BLOCK_FORMATS:
         raise UsageError(f"unknown block format {name!r}; known are {', '.join(BLOCK_FORMATS)}")
     return BLOCK_FORMATS[name]
+
+
+def named_block(name: str) -> BlockFormat | None:
+    """Look a block format up, with its own block or, where that is free, another one behind an ``@``; None if there is none.
+
+    Raises
+    ------
+    UsageError
+        If the block is none, or the format's is not free.
+
+    Examples
+    --------
+    >>> named_block("nf4@128").block, named_block("nf4").block, named_block("int4")
+    (128, 64, None)
+    """
+    base, marked, size = name.partition("@")
+    found = BLOCK_FORMATS.get(base)
+    if found is None or not marked:
+        return found
+    if not found.any_block:
+        raise UsageError(f"{name!r}: {base} has blocks of {found.block}, and no others")
+    if not size.isascii() or not size.isdigit() or not 1 <= len(size) <= 7 or int(size) < 1:
+        raise UsageError(f"{name!r}: a block is 1 to 9999999 elements, not {size!r}")
+    return replace(found, name=f"{base}@{int(size)}", block=int(size))
+
+
+def block_name(block: BlockFormat, size: int) -> str:
+    """The name of a block format with blocks of another size; the inverse of :func:`named_block`."""
+    return block.name if size == block.block else f"{block.name}@{size}"

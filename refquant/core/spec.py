@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from refquant.core.block_formats import BLOCK_FORMATS, BlockFormat
+from refquant.core.block_formats import BlockFormat, named_block
 from refquant.core.scales import ScaleSpec
 from refquant.core.scheme import EmptyRule, Scheme, find_scheme
 from refquant.core.spec_trees import format_from_tree, format_tree, scales_from_tree, scales_tree
@@ -285,8 +285,8 @@ def spec(
     >>> spec("int4", group_size=128, scheme="asym_incl0").format.name
     'uint4'
     """
-    if isinstance(format, str) and format in BLOCK_FORMATS:
-        block = BLOCK_FORMATS[format]
+    block = named_block(format) if isinstance(format, str) else None
+    if block is not None:
         _refuse_block(block, group_size, scheme, scale_format, scales, tiling)
         format, scheme, scales, scale_format = find_format(block.element), block.scheme, block.scales, block.scale_format
         group_size = group_size if group_size is not None or tiling is not None else block.block

@@ -252,9 +252,9 @@ def test_a_damaged_folder(exported, tmp_path, name):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("variant", ["nf4", "fp4", "nf4-nested", "fp4-nested"])
-def test_bitsandbytes_there_and_back(tmp_path, variant):
-    name = variant.replace("-nested", "_double")
+@pytest.mark.parametrize(("variant", "block"), [("nf4", ""), ("fp4", "@32"), ("nf4-nested", "@16"), ("fp4-nested", "")])
+def test_bitsandbytes_there_and_back(tmp_path, variant, block):
+    name = variant.replace("-nested", "_double") + block
     recipe = Recipe(name="blocks").replace(
         weights={"method": "rtn", "format": name}, calibration={"states": "none"}, skip=("ff_out", "ff_proj", "up_proj")
     )
@@ -270,6 +270,23 @@ def test_bitsandbytes_there_and_back(tmp_path, variant):
     assert np.array_equal(load(tmp_path / "back").logits(ids), load(folder).logits(ids))
     with pytest.raises(InputError, match=f"--variant {variant} does"):
         export(folder, "bitsandbytes", tmp_path / "other", variant="nf4" if variant != "nf4" else "fp4")
+
+
+@pytest.mark.parametrize("variant", ["mxint8", "mxfp8_e5m2_rceil", "mxfp6_e3m2", "mxfp4_ceil", "nvfp4", "nvfp4_torchao", "nvfp4_1level"])
+def test_mx_there_and_back(tmp_path, variant):
+    recipe = Recipe(name="mx").replace(weights={"method": "rtn", "format": variant}, calibration={"states": "none"}, skip=("q_proj",))
+    quantized, folder = quantized_folder(tmp_path, recipe)
+    assert export(folder, "mx", tmp_path / "mx", variant=variant).losses == {}
+    assert json.loads((tmp_path / "mx" / "config.json").read_text())["quantization_config"]["format"] == variant
+    assert import_folder(tmp_path / "mx", tmp_path / "back").variant == variant
+    back = load_quantized(tmp_path / "back")
+    assert {name: q.digest() for name, q in back.weights.items()} == {name: q.digest() for name, q in quantized.weights.items()}
+    other = "mxfp8_e4m3"
+    with pytest.raises(InputError, match=f"another format than {other}; --variant {variant} does.*--requantize"):
+        export(folder, "mx", tmp_path / "other", variant=other)
+    edit_config(tmp_path / "mx", format="mxfp5")
+    with pytest.raises(InputError, match="format is 'mxfp5'; mxfp8_e4m3"):
+        import_folder(tmp_path / "mx", tmp_path / "again")
 
 
 def test_bitsandbytes_of_full_precision(tmp_path):

@@ -215,6 +215,11 @@ def _codes(how):
     return range(int(fmt.lo), int(fmt.hi) + 1) if fmt.name.startswith("int") and "_" not in fmt.name else range(1 << fmt.bits)
 
 
+def test_blocks_of_another_size_have_a_name() -> None:
+    assert spec("nf4@128") == spec("nf4", group_size=128) != spec("nf4")
+    assert spec("fp4_double@64") == spec("fp4_double")
+
+
 def test_damaged_parts_are_refused() -> None:
     q = rtn(np.random.default_rng(1).standard_normal((3, 64)), spec("nvfp4"))
     parts = q.parts()
@@ -235,6 +240,9 @@ def test_what_block_formats_do_not_take_is_said() -> None:
         ({"format": "e4m3fn", "scheme": "asym_incl0"}, "takes 'absmax'"),
         ({"format": "e4m3fn", "overflow": "wrap"}, "only integers wrap"),
         ({"format": "nvfp4", "mse": True}, "not searched"),
+        ({"format": "mxfp4@16"}, "blocks of 32, and no others"),
+        ({"format": "nf4@0"}, "1 to 9999999 elements, not '0'"),
+        ({"format": "nf4@"}, "not ''"),
         ({"format": "int4", "scheme": "absmax_reciprocal", "rounding": "half_zero"}, "unknown rounding"),
     ):
         with pytest.raises(UsageError, match=message):
