@@ -15,6 +15,7 @@ from refquant.apply.study.grid import Group, Kind
 from refquant.apply.study.results import Results
 from refquant.report import study_plots
 from refquant.report.numbers import NOTHING, interval, number, percent_interval
+from refquant.report.study_conclusions import conclusions
 
 Record = Mapping[str, Any]
 STYLE = """
@@ -80,7 +81,9 @@ def _parts(study: Study) -> Iterator[str]:
     yield f"<title>Quantizing a small diffusion language model</title><style>{STYLE}</style></head><body>"
     yield "<h1>Quantizing a small masked diffusion language model: bit widths, methods, outliers</h1>"
     yield from _what(study)
-    yield from _findings(findings(results, study.outliers))
+    judged = findings(results, study.outliers)
+    yield from conclusions(judged, results, study.head["settings"])
+    yield from _findings(judged)
     yield "<section><h2>Tables</h2>" + f"<p>{escape(HOW_TO_READ)}</p>"
     for kind in study_plots.BOTH:
         for width in results.widths(kind):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import re
 import xml.etree.ElementTree as ElementTree
+from html import escape
 
 import pytest
 
 from refquant.apply.evaluation.record import plain
+from refquant.apply.study.results import Results
 from refquant.apply.study.settings import Settings
 from refquant.errors import UsageError
+from refquant.report.study_conclusions import BEYOND, resolution
 from refquant.report.study_page import Study, study_page
 from refquant.report.study_plots import require_matplotlib
 from tests.apply.study.records import outliers, record
@@ -59,6 +62,24 @@ def test_what_it_says(page):
     assert page.index("As printed in the paper") > page.index("<h2>Outliers</h2>")  # apart from what was measured
     assert ">-37.3<" in page  # base, W4A4 SmoothQuant, table 2
     assert page.count(': <span class="') == 21
+
+
+def test_what_can_and_what_cannot_be_concluded(page):
+    """Counted from the verdicts below it; RTN and GPTQ have the same damage here, so no pair of rows is told apart."""
+    section = page[page.index("<h2>What can and what cannot be concluded</h2>") : page.index("<h2>Published findings</h2>")]
+    verdicts = re.findall(r': <span class="\w+">([\w ]+)</span>', page)
+    for verdict in ("reproduced", "contradicted", "not decidable at this size"):
+        assert f"{verdicts.count(verdict)} {verdict}" in section
+    assert section.count("<li>") == len(verdicts) + 4 + len(BEYOND)  # two widths of two models
+    assert "W4A16, plain model: 0 of 1 pairs of rows are told apart; a difference is known to +-0.0000 nats a token" in section
+    assert all(escape(line) in section for line in BEYOND)
+
+
+def test_pairs_that_are_told_apart():
+    """Damages of 0.2, 0.5 and 0.5, each text the same: two of three pairs; of one row alone nothing is said."""
+    rows = [record(method=method, damage=damage) for method, damage in (("RTN", 0.5), ("GPTQ", 0.2), ("AWQ", 0.5))]
+    assert resolution(Results.of(rows), "plain", "W4A4").startswith("W4A4, plain model: 2 of 3 pairs")
+    assert resolution(Results.of(rows[:1]), "plain", "W4A4") == ""
 
 
 def test_numbers_of_a_row(page):
