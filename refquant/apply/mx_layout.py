@@ -25,8 +25,9 @@ def _why_not(q: QTensor, variant: str) -> str | None:
     reason = mx.why_not(q)
     if reason is None and len(q.shape) != 2:
         reason = f"a tensor of shape {q.shape}; it holds matrices"
-    if reason is None and (not q.codes.size or q.shape[1] % q.spec.tiling.extents[1]):
-        reason = f"{q.shape[1]} columns in blocks of {q.spec.tiling.extents[1]}; it holds whole ones"
+    block = BLOCK_FORMATS[variant].block
+    if reason is None and q.spec == spec(variant) and (not q.codes.size or q.shape[1] % block):
+        reason = f"{q.shape[1]} columns in blocks of {block}; it holds whole ones"
     if reason is None and q.spec != spec(variant):
         named = [name for name in VARIANTS if spec(name) == q.spec]
         reason = f"another format than {variant}" + (f"; --variant {named[0]} does" if named else "")

@@ -60,8 +60,8 @@ class Scheme:
         the lowest code stands for the number of largest magnitude, whose sign the scale then takes (``signed_max_lower``,
         ``signed_max_upper``: which end wins if both are as large).
     steps : str
-        Divide the whole range by ``2^b - 1`` (``levels``; ``2^b - 2`` if narrow unsigned codes leave one out), or its upper end by ``2^(b-1) - 1`` (``half_levels``), by ``2^(b-1)``
-        (``half_range``) or by the largest member of the format (``largest``); or divide each end by the code that it must not pass, and
+        Divide the whole range by ``2^b - 1`` (``levels``; ``2^b - 2`` if narrow unsigned codes leave one out), or its upper end by
+        ``2^(b-1) - 1`` (``half_levels``), by ``2^(b-1)`` (``half_range``) or by the largest member of the format (``largest``); or divide each end by the code that it must not pass, and
         take the larger scale (``each_end``).
     zero : str
         No zero point (``none``); the constant ``2^(b-1)`` or ``2^(b-1) - 1`` (``midpoint``, ``midpoint_low``); a rounded one clipped to the
