@@ -19,6 +19,7 @@ from refquant.core import Origin, QTensor, QuantSpec
 from refquant.errors import InputError
 from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array
+from refquant.numerics.casting import as_float64
 from refquant.storage import open_checkpoint, read_header, read_json
 from refquant.storage.border import quoted, regular_file, telling
 from refquant.storage.tensors import read_entry
@@ -42,7 +43,7 @@ class Range:
     @classmethod
     def of(cls, array: Array) -> Range:
         """Of an array of any real dtype."""
-        values = array.astype(np.float64)
+        values = as_float64(array)
         finite = values[np.isfinite(values)]
         if not finite.size:
             return cls(low=None, high=None, not_finite=values.size)

@@ -15,7 +15,7 @@ from refquant.apply.gguf_llada import KEPT, rotated_rows, tensor_names
 from refquant.apply.importing import import_folder
 from refquant.apply.inspecting import inspect
 from refquant.errors import InputError, UsageError
-from refquant.layout.gguf import Value, quantize, read_gguf, write_gguf
+from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, Value, quantize, read_gguf, write_gguf
 from refquant.layout.gguf.grids import from_gguf
 from refquant.storage import open_checkpoint
 
@@ -175,6 +175,14 @@ def test_files_that_are_not_ours(tmp_path):
 def test_names_cover_every_tensor():
     m = model.embedded()
     assert {f"{ours}.weight" for ours in tensor_names(m.config).values()} == set(open_checkpoint(TINY).names)
+
+
+def test_inspect_counts_what_is_no_number(tmp_path):
+    bits = np.array([0x7F800001, 0x7FC00000, 0x7F800000, 0x3F800000], np.uint32)  # a signalling NaN, a quiet one, infinity, 1
+    blocks = bits.view(np.uint8).reshape(4, 4)
+    write_gguf(tmp_path / "a.gguf", {}, {"w": GgufTensor(kind=BLOCK_TYPES["F32"], blocks=blocks, shape=(4,))})
+    row = next(iter(inspect(tmp_path / "a.gguf").rows))
+    assert (row.values.low, row.values.high, row.values.not_finite) == (1.0, 1.0, 3)
 
 
 def test_inspect_shows_types_and_scales(tmp_path):

@@ -189,3 +189,30 @@ def test_a_value_of_another_kind(whole):
         found.value("there", str)
     with pytest.raises(InputError, match="no tensor 'none'"):
         found.read("none")
+
+
+EXTREMES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+@given(st.lists(st.tuples(st.integers(4, 700), st.sampled_from(EXTREMES), st.sampled_from([4, 8])), min_size=1, max_size=3))
+def test_numbers_that_overflow_reserve_nothing(tmp_path_factory, changes):
+    path = tmp_path_factory.mktemp("gguf") / "a.gguf"
+    write_gguf(path, METADATA, {"w": quantize(np.ones((2, 32), np.float32), "q8_0")})
+    data = bytearray(path.read_bytes())
+    for place, number, size in changes:
+        at = place % (len(data) - 8)
+        data[at : at + size] = (number % 256**size).to_bytes(size, "little")
+    path.write_bytes(data)
+    message = ""
+    tracemalloc.start()
+    try:
+        found = read_gguf(path)
+        for name in found.tensors:
+            found.read(name).dequantize()
+    except RefquantError as error:
+        message = str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert "\n" not in message
+    assert peak < 400_000
