@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from refquant.storage import canonical_json, digest
 from refquant.storage.border import telling
 
 Progress = Callable[[str, int, int], None]
+DrawnStates = dict[tuple[Calibration, int | None], CalibrationSet]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class Workbench:
     seed: int
     progress: Progress | None = None
     workers: Workforce = HERE
-    _states: dict[tuple[Calibration, int | None], CalibrationSet] = field(default_factory=dict)
+    _states: DrawnStates = field(default_factory=dict)
     _input: str = ""
 
     @property
@@ -62,6 +63,14 @@ class Workbench:
         """Of the checkpoint; taken once, as it reads all of it. UsageError if the folder is already quantized."""
         self._input = self._input or input_digest(self.source)
         return self._input
+
+    def drawn(self) -> DrawnStates:
+        """The states that were drawn so far, by plan and number of tokens; a bench that is given them needs no calibration lines."""
+        return dict(self._states)
+
+    def on(self, model: Transformer) -> Workbench:
+        """The same bench with another model that is the same function; both share the states that are drawn."""
+        return replace(self, model=model)
 
     def states(self, plan: Calibration, tokens: int | None = None) -> CalibrationSet:
         """Calibration states of a plan; the same plan and number of tokens give the same states, drawn once."""
@@ -103,7 +112,7 @@ class Workbench:
         }
 
     def _plain_lines(self) -> list[Any]:
-        return [[list(line.prompt), None if line.response is None else list(line.response), line.cut] for line in self.lines]
+        return [line.plain() for line in self.lines]
 
     def provenance(self, recipe: Recipe, tokens: int | None = None) -> Provenance:
         """Where the result of :meth:`quantize` with the same arguments comes from."""

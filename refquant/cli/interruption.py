@@ -16,6 +16,8 @@ class Interruption:
     ----------
     tell : callable
         Takes the line that says what will happen now.
+    begun : str
+        What is finished first.
 
     Examples
     --------
@@ -31,8 +33,8 @@ class Interruption:
     stopped
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell, self._asked = tell, False
+    def __init__(self, tell: Callable[[str], None], begun: str = "the linear in hand is") -> None:
+        self._tell, self._begun, self._asked = tell, begun, False
 
     def __call__(self) -> bool:
         """Whether the work is to stop at the next good moment."""
@@ -56,4 +58,4 @@ class Interruption:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        self._tell("interrupted: the linear in hand is finished first; press Ctrl-C again to stop at once")
+        self._tell(f"interrupted: {self._begun} finished first; press Ctrl-C again to stop at once")

@@ -10,13 +10,16 @@ from threadpoolctl import threadpool_limits
 
 import model
 from refquant.apply.evaluation.record import plain
+from refquant.apply.executors import chosen_executor, open_workforce
 from refquant.apply.study.cell import Laboratory, open_laboratory, outlier_record
 from refquant.apply.study.folder import RAW, open_folder, raw_lines
 from refquant.apply.study.grid import KINDS, METHODS, WIDTHS, Cell, cells
 from refquant.apply.study.run import Outcome, run_cells
 from refquant.apply.study.settings import Settings
+from refquant.cli.interruption import Interruption
 from refquant.cli.progress import Progress
-from refquant.cli.streams import talk_console
+from refquant.cli.streams import talk, talk_console
+from refquant.cli.workers import worker_options
 from refquant.errors import UsageError
 from refquant.report.study_page import Study, study_page
 from refquant.report.study_plots import require_matplotlib
@@ -31,7 +34,7 @@ Examples:
   refquant study qdlm --out study --workers 2
   refquant study qdlm --minutes 30 --out study
 
-Run it again with the same --out and only the missing cells are computed.
+Run it again with the same --out and only the missing cells are computed. Ctrl-C finishes the cells in hand.
 """
 
 
@@ -43,7 +46,7 @@ Run it again with the same --out and only the missing cells are computed.
 @click.option("--width", "widths", multiple=True, type=click.Choice(list(WIDTHS)), help="Only this width; may be repeated.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Only this method; may be repeated.")
 @click.option("--also", multiple=True, help="A further recipe, run as it is shipped; may be repeated.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time.")
+@worker_options("Cells")
 @click.option("--minutes", type=click.FloatRange(min=0), help="Begin no cell after this time; the report says what is missing.")
 def qdlm(
     out: Path,
@@ -53,7 +56,8 @@ def qdlm(
     widths: tuple[str, ...],
     methods: tuple[str, ...],
     also: tuple[str, ...],
-    workers: int,
+    workers: int | None,
+    executor: str | None,
     minutes: float | None,
 ) -> None:
     """Bit widths, methods, a plain model and one with outliers: cell by cell, with one HTML page and JSON lines at the end."""
@@ -64,20 +68,19 @@ def qdlm(
         methods or (QUICK[1] if quick else tuple(METHODS)),
         also=also,
     )
+    plan, interruption = chosen_executor(executor, workers), Interruption(talk, "the cells in hand are")
     began = time.monotonic()
     labels = [cell.label for cell in wanted]
+
+    def may_begin() -> bool:
+        return not interruption() and (minutes is None or time.monotonic() - began < 60 * minutes)
+
     with Progress({"cells": float(len(labels))}, talk_console()) as progress, threadpool_limits(limits=1, user_api="blas"):
         progress.begin("cells")
         lab = open_laboratory(model.embedded_directory(), settings)
         folder = open_folder(out, lab)
-        outcome = run_cells(
-            lab,
-            folder,
-            wanted,
-            workers,
-            lambda _, done, total: progress("cells", done, total),
-            lambda: minutes is None or time.monotonic() - began < 60 * minutes,
-        )
+        with open_workforce(plan) as force, interruption.deferred():
+            outcome = run_cells(lab, folder, wanted, force, lambda _, done, total: progress("cells", done, total), may_begin)
         write_report(out, lab, wanted, outcome, "refquant study qdlm" + (" --quick" if quick else " --large" if large else ""))
     click.echo(f"{out / PAGE}")
     click.echo(f"{out / RAW}")

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model import Tokenizer, Transformer, load
+from model import Tokenizer, Transformer, embedded_directory, load
 from refquant.apply.checkpoint import input_digest
 from refquant.apply.evaluation import Evaluation, EvaluationSet, Row, evaluate, read_evaluation_set
 from refquant.apply.evaluation.batches import mask_id
 from refquant.apply.evaluation.masks import text_masks
 from refquant.apply.evaluation.record import plain
-from refquant.apply.outliers import inject, linear_inputs, outlier_counts, trajectory_states
+from refquant.apply.outliers import Injection, inject, linear_inputs, outlier_counts, trajectory_states
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.recipe import Recipe, find_recipe
-from refquant.apply.run import Workbench, open_workbench
+from refquant.apply.run import DrawnStates, Workbench, open_workbench
 from refquant.apply.states import batches
 from refquant.apply.study.grid import KINDS, METHODS, WIDTHS, Cell, Kind, cell_recipes, controlled
 from refquant.apply.study.layer_errors import layer_errors
@@ -53,6 +54,15 @@ class Laboratory:
         Which channels and features were made outliers, by module.
     inputs : mapping of str to str
         Digests of everything that is read.
+    source : Path
+        Where it is read.
+    injected_on : int ndarray ``[B, T]``
+        Sequences that the outliers were chosen on.
+
+    Notes
+    -----
+    A laboratory travels to another process as the name of its folder and the states that were drawn; models are loaded there, once a
+    process.
     """
 
     settings: Settings
@@ -63,6 +73,12 @@ class Laboratory:
     tokenizer: Tokenizer
     injected: dict[str, list[int]]
     inputs: dict[str, str]
+    source: Path
+    injected_on: Array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        states = [self.benches["plain", seed].drawn() for seed in range(self.settings.seeds)]
+        return reopened, (self.source, self.settings, self.tokens, self.injected_on, states, self.inputs)
 
     def probes(self) -> Array:
         """A few held-out texts, each masked as one of its copies in the evaluation is: int ``[B, T]``."""
@@ -94,41 +110,96 @@ def open_laboratory(source: Path, settings: Settings) -> Laboratory:
     InputError, UsageError
         If files are missing or hold no such task.
     """
-    m = load(source)
-    whole = read_evaluation_set(source / "eval.jsonl")
-    unknown = [task for task in settings.tasks if task not in whole.tasks]
-    if unknown:
-        raise UsageError(f"there is no task {unknown[0]!r} in {source / 'eval.jsonl'}; known are {', '.join(whole.tasks)}")
-    data = EvaluationSet(texts=whole.texts, items=tuple(item for item in whole.items if item.task in settings.tasks))
-    if not data.texts:
-        raise InputError(f"{source / 'eval.jsonl'}: holds no texts; the study needs some")
+    m, data = load(source), _held_out(source, settings.tasks)
     benches = [open_workbench(source, m, source / "calib.jsonl", seed) for seed in range(settings.seeds)]
     plan = controlled(find_recipe(METHODS["DLLMQuant"].recipe), WIDTHS["W4A4"], settings, 0).calibration
     tokens = tuple(bench.states(plan).tokens for bench in benches)
     clean = controlled(find_recipe(METHODS["GPTQ"].recipe), WIDTHS["W4A4"], settings, 0)
     states = benches[0].states(clean.calibration, tokens[0]).states
     largest = max(batches(states, 4096), key=len)
-    loud, chosen = inject(m, settings.injection, np.stack([states[i].ids for i in largest]))
+    ids = np.stack([states[i].ids for i in largest])
+    loud, chosen = inject(m, settings.injection, ids)
     models: dict[Kind, Transformer] = {"plain": m, "outliers": loud}
-    # The model with outliers is the same function, so its states are the plain one's, and drawn once.
-    shared = {
-        (kind, bench.seed): Workbench(
-            model=models[kind], source=source, tokenizer=bench.tokenizer, lines=bench.lines, seed=bench.seed, _states=bench._states
-        )
-        for kind in KINDS
-        for bench in benches
-    }
-    inputs = {"checkpoint": input_digest(source)}
-    inputs |= {name: digest((source / name).read_bytes()) for name in ("calib.jsonl", "eval.jsonl")}
     return Laboratory(
         settings=settings,
         models=models,
-        benches=shared,
+        benches=_shared(models, benches),
         tokens=tokens,
         data=data,
         tokenizer=benches[0].tokenizer,
         injected=chosen,
-        inputs=inputs,
+        inputs=_inputs(source),
+        source=source,
+        injected_on=ids,
+    )
+
+
+def _held_out(source: Path, tasks: tuple[str, ...]) -> EvaluationSet:
+    whole = read_evaluation_set(source / "eval.jsonl")
+    unknown = [task for task in tasks if task not in whole.tasks]
+    if unknown:
+        raise UsageError(f"there is no task {unknown[0]!r} in {source / 'eval.jsonl'}; known are {', '.join(whole.tasks)}")
+    data = EvaluationSet(texts=whole.texts, items=tuple(item for item in whole.items if item.task in tasks))
+    if not data.texts:
+        raise InputError(f"{source / 'eval.jsonl'}: holds no texts; the study needs some")
+    return data
+
+
+def _shared(models: dict[Kind, Transformer], benches: Sequence[Workbench]) -> dict[tuple[Kind, int], Workbench]:
+    """The model with outliers is the same function, so its states are the plain one's, and drawn once."""
+    return {(kind, bench.seed): bench.on(models[kind]) for kind in KINDS for bench in benches}
+
+
+def _inputs(source: Path) -> dict[str, str]:
+    files = {name: digest((source / name).read_bytes()) for name in ("calib.jsonl", "eval.jsonl")}
+    return {"checkpoint": input_digest(source), **files}
+
+
+def reopened(
+    source: Path, settings: Settings, tokens: tuple[int, ...], ids: Array, states: Sequence[DrawnStates], inputs: dict[str, str]
+) -> Laboratory:
+    """Open a laboratory where it has travelled to; its states are drawn.
+
+    Parameters
+    ----------
+    source : Path
+        Where there is no such folder, the embedded model's.
+    settings, tokens, ids, states, inputs
+        Fields of the laboratory: `ids` are the sequences of the injection, `states` those of each seed.
+
+    Raises
+    ------
+    InputError
+        If the files are other ones than they were there.
+    """
+    source = source if source.is_dir() else embedded_directory()
+    shelf = _shelf(source, settings.injection, settings.tasks, ids.shape, tuple(ids.ravel().tolist()))
+    if shelf.inputs != inputs:
+        odd = next(name for name in inputs if shelf.inputs[name] != inputs[name])
+        raise InputError(f"{source}: the {odd} of this worker is not that of the study; give all workers the same files")
+    plain = [
+        Workbench(model=shelf.models["plain"], source=source, tokenizer=shelf.tokenizer, lines=[], seed=seed, _states=drawn)
+        for seed, drawn in enumerate(states)
+    ]
+    return replace(shelf, settings=settings, benches=_shared(shelf.models, plain), tokens=tokens)
+
+
+@lru_cache(maxsize=1)
+def _shelf(source: Path, injection: Injection, tasks: tuple[str, ...], shape: tuple[int, int], ids: tuple[int, ...]) -> Laboratory:
+    """What all cells of a study share, without states: loaded once a process."""
+    m, sequences = load(source), np.array(ids, dtype=np.int64).reshape(shape)
+    loud, chosen = inject(m, injection, sequences)
+    return Laboratory(
+        settings=Settings(injection=injection, tasks=tasks),
+        models={"plain": m, "outliers": loud},
+        benches={},
+        tokens=(),
+        data=_held_out(source, tasks),
+        tokenizer=Tokenizer.from_directory(source),
+        injected=chosen,
+        inputs=_inputs(source),
+        source=source,
+        injected_on=sequences,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from refquant.apply.study.cell import Laboratory, Record, cell_key, draw_states, run_cell
 from refquant.apply.study.folder import Folder
 from refquant.apply.study.grid import Cell
+from refquant.apply.workforce import HERE, Workforce
 
 Progress = Callable[[str, int, int], None]
 
@@ -25,7 +26,7 @@ def run_cells(
     lab: Laboratory,
     folder: Folder,
     wanted: Sequence[Cell],
-    workers: int = 1,
+    workers: Workforce = HERE,
     progress: Progress | None = None,
     may_begin: Callable[[], bool] = lambda: True,
 ) -> Outcome:
@@ -36,8 +37,8 @@ def run_cells(
     lab : Laboratory
     folder : Folder
     wanted : sequence of Cell
-    workers : int
-        Cells at a time, in threads; the numbers do not depend on it where BLAS itself uses one thread.
+    workers : Workforce
+        Who measures cells; the numbers do not depend on it where BLAS itself uses one thread.
     progress : callable, optional
         Called from the calling thread with a cell's label, how many are finished, and of how many.
     may_begin : callable
@@ -48,19 +49,23 @@ def run_cells(
     waiting = [cell for cell in wanted if cell not in done]
     draw_states(lab, waiting)
     running: dict[Future[Record], Cell] = {}
-    pool = ThreadPoolExecutor(workers)
     try:
         while waiting or running:
-            while waiting and len(running) < workers and may_begin():
+            while waiting and len(running) < workers.count and may_begin():
                 cell = waiting.pop(0)
-                running[pool.submit(run_cell, lab, cell)] = cell
+                running[workers.submit(_measured, (lab, cell))] = cell
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
-                done[cell] = folder.keep(keys[cell], future.result())
+                done[cell] = folder.keep(keys[cell], workers.result(future))
                 if progress is not None:
                     progress(cell.label, len(done), len(wanted))
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in running:
+            future.cancel()
     return Outcome(records=tuple(done[cell] for cell in wanted if cell in done), left_out=tuple(waiting))
+
+
+def _measured(task: tuple[Laboratory, Cell]) -> Record:
+    return run_cell(*task)

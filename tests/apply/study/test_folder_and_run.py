@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 import model
+from refquant.apply.executors import ExecutorPlan, open_workforce
 from refquant.apply.outliers import Injection
 from refquant.apply.study.cell import cell_key, draw_states, open_laboratory, outlier_record, run_cell
 from refquant.apply.study.folder import open_folder, raw_lines, read_raw
 from refquant.apply.study.grid import cells
 from refquant.apply.study.run import run_cells
 from refquant.apply.study.settings import Settings
+from refquant.apply.workforce import HERE, Workforce
 from refquant.errors import InputError, UsageError
 from refquant.storage import canonical_json
 from tests.apply.tiny import write_folder
@@ -55,7 +60,7 @@ def lab(source):
 @pytest.fixture(scope="module")
 def finished(lab, tmp_path_factory):
     folder = open_folder(tmp_path_factory.mktemp("study") / "cells", lab)
-    return folder, run_cells(lab, folder, WANTED, workers=2)
+    return folder, run_cells(lab, folder, WANTED, Workforce(ThreadPoolExecutor(2), 2, same_memory=True))
 
 
 def test_every_cell_is_there_in_the_order_of_the_grid(finished, lab):
@@ -76,13 +81,39 @@ def test_workers_change_no_number(finished, lab):
     assert canonical_json(alone) == canonical_json({k: v for k, v in outcome.records[2].items() if k != "key"})
 
 
+def test_a_laboratory_travels_as_the_name_of_its_folder(finished, lab, source):
+    draw_states(lab, WANTED)
+    sent = pickle.dumps(lab)
+    assert len(sent) < 100_000
+    found = pickle.loads(sent)
+    assert found.models is not lab.models
+    assert pickle.loads(sent).models is found.models  # loaded once
+    assert canonical_json(run_cell(found, WANTED[2])) == canonical_json(run_cell(lab, WANTED[2]))
+    assert cell_key(found, WANTED[0]) == cell_key(lab, WANTED[0])
+    assert found.injected == lab.injected
+
+
+def test_a_laboratory_with_other_files_at_its_end_is_refused(lab, source, tmp_path):
+    other = shutil.copytree(source, tmp_path / "other")
+    (other / "calib.jsonl").write_text((source / "calib.jsonl").read_text() + "\n")
+    sent = pickle.dumps(replace(lab, source=other))
+    with pytest.raises(InputError, match=r"the calib.jsonl of this worker is not that of the study"):
+        pickle.loads(sent)
+
+
+def test_cells_in_processes(finished, lab, tmp_path):
+    with open_workforce(ExecutorPlan.read("processes?workers=2")) as force:
+        outcome = run_cells(lab, open_folder(tmp_path / "new", lab), WANTED[:3], force)
+    assert [canonical_json(one) for one in outcome.records] == [canonical_json(one) for one in finished[1].records[:3]]
+
+
 def test_a_run_is_taken_up_where_it_was_left(finished, lab, tmp_path, monkeypatch):
     copy = shutil.copytree(finished[0].path, tmp_path / "copy")
     missing = cell_key(lab, WANTED[1])
     (copy / "cells" / f"{missing[:16]}.json").unlink()
     computed, told = [], []
     monkeypatch.setattr("refquant.apply.study.run.run_cell", lambda lab, cell: computed.append(cell) or run_cell(lab, cell))
-    outcome = run_cells(lab, open_folder(copy, lab), WANTED, 1, lambda *news: told.append(news))
+    outcome = run_cells(lab, open_folder(copy, lab), WANTED, HERE, lambda *news: told.append(news))
     assert computed == [WANTED[1]]
     assert told == [(WANTED[1].label, len(WANTED), len(WANTED))]
     assert outcome == finished[1]
@@ -90,7 +121,7 @@ def test_a_run_is_taken_up_where_it_was_left(finished, lab, tmp_path, monkeypatc
 
 def test_no_cell_begins_after_the_time(lab, tmp_path):
     times = iter([True, False])
-    outcome = run_cells(lab, open_folder(tmp_path / "new", lab), WANTED, 1, None, lambda: next(times))
+    outcome = run_cells(lab, open_folder(tmp_path / "new", lab), WANTED, HERE, None, lambda: next(times))
     assert len(outcome.records) == 1
     assert outcome.left_out == tuple(WANTED[1:])
 
