@@ -103,7 +103,7 @@ def test_rounded_activations(run, record, variant):
     llama, path = run(variant.lower())
     made, plain = load_gguf(path), load_gguf(path, products="plain")
     found, moved, decisions = [], 0, 0
-    for tokens in (*sequences(24, 2), *sequences(12, 6), *sequences(2, 48)):
+    for tokens in (*sequences(12, 2), *sequences(6, 6), *sequences(2, 48)):
         theirs = llama.logits(tokens)
         with_theirs, linears = guided(made, llama)
         agreed = off(with_theirs.logits(tokens[None])[0], theirs)
@@ -118,10 +118,8 @@ def test_rounded_activations(run, record, variant):
     assert (alone < limit)[margins > NOISE].all()
     assert moved < (0.01 if variant == "F16" else 1e-3) * decisions
     assert np.median(without) > 1e-4
-    assert (alone < SAME).sum() >= {"F16": 0, "BF16": 1}.get(variant, 18)
-    note = (
-        f"with its decisions at {moved} ties of {decisions:.1e}, 38 sequences; without them {(alone < SAME).sum()} as near"
-    )
+    assert (alone < limit).sum() >= {"F16": 0, "BF16": 1}.get(variant, 9)
+    note = f"with its decisions at {moved} ties of {decisions:.1e}, 20 sequences of 2, 6, 48; without them {(alone < limit).sum()} as near"
     note += f", the rest up to {alone.max():.0e}; without rounding activations {np.median(without):.0e}"
     record(f"GGUF {variant}, model", "llama_cpp_python", "runs ours", f"{agreed.max():.1e}", note)
 
