@@ -16,6 +16,7 @@ import numpy as np
 
 from refquant.errors import NumericalError
 from refquant.numerics.arrays import Array
+from refquant.numerics.extremes import row_extremes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +83,18 @@ def scaled_values(fields: Fields, out: Array) -> None:
         scale = fields.d.astype(np.float32)[:, None]
         if fields.scales is not None:
             scale = scale * fields.scales.astype(np.float32)
-        groups = out.reshape(len(out), scale.shape[1], -1)
-        groups *= scale[..., None]
+        groups = out.reshape(scale.size, -1)  # rows of a matrix: NumPy broadcasts over three axes at half that speed
+        groups *= spread(scale, groups)
         if fields.mins is not None and fields.m is not None:
-            groups -= (fields.m.astype(np.float32)[:, None] * fields.mins.astype(np.float32))[..., None]
+            groups -= spread(fields.m.astype(np.float32)[:, None] * fields.mins.astype(np.float32), groups)
         elif fields.m is not None:
-            out += fields.m.astype(np.float32)[:, None]
+            groups += fields.m.astype(np.float32)[:, None]
+
+
+def spread(numbers: Array, groups: Array) -> Array:
+    """One number a group, to be broadcast over `groups` ``[groups, size]``; short ones are repeated here, which is faster than NumPy's."""
+    size = groups.shape[1]
+    return np.repeat(numbers, size).reshape(groups.shape) if size <= 16 else numbers.reshape(-1, 1)
 
 
 def reciprocal(d: Array) -> Array:
@@ -103,9 +110,27 @@ def half_away(x: Array) -> Array:
     return np.asarray(whole + np.trunc((x - whole) * 2))  # both exact: the rest is below 1, and twice it 1 or more from a half on
 
 
+def half_away_codes(x: Array) -> Array:
+    """What :func:`half_away` gives, as int8, of numbers of magnitude below 127.5: faster, and `x` is doubled where it is.
+
+    Half steps are counted towards zero, ``h = trunc(2 x)``, which is exact; then ``ceil(h / 2)`` above zero and ``floor(h / 2)`` below.
+
+    Examples
+    --------
+    >>> half_away_codes(np.array([-1.5, -0.5, 0.49999997, 0.5, 2.5], np.float32))
+    array([-2, -1,  0,  1,  3], dtype=int8)
+    """
+    x += x
+    halves = x.astype(np.int16)
+    halves += halves > 0
+    halves >>= 1
+    return halves.astype(np.int8)
+
+
 def largest_magnitude(x: Array) -> Array:
-    """The largest magnitude of each row: rows as short as a block are faster stood up."""
-    return np.asarray(np.abs(np.ascontiguousarray(x.T)).max(axis=0))
+    """The largest magnitude of each row of finite numbers."""
+    lo, hi = row_extremes(x)
+    return np.abs(np.where(-lo > hi, lo, hi))  # +0 for a row of zeros, whatever their signs
 
 
 def stored_half(numbers: Array, what: str) -> Array:

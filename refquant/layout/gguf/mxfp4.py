@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, largest_magnitude
-from refquant.layout.gguf.planes import put_planes, take_planes
+from refquant.layout.gguf.planes import put_planes, side_by_side, take_planes
 from refquant.numerics.arrays import Array
 
 TABLE = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
@@ -62,7 +62,7 @@ def unpack(blocks: Array) -> Fields:
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 17]``."""
-    return np.concatenate([np.asarray(fields.d)[:, None], put_planes(fields.codes, 4, 16)], axis=1)
+    return side_by_side(np.asarray(fields.d)[:, None], put_planes(fields.codes, 4, 16))
 
 
 def scale_of(exponent: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from refquant.numerics.arrays import Array
 
 
-def take_planes(packed: Array, bits: int, run: int) -> Array:
+def take_planes(packed: Array, bits: int, run: int, place: int = 0) -> Array:
     """Read codes.
 
     Parameters
@@ -25,6 +25,8 @@ def take_planes(packed: Array, bits: int, run: int) -> Array:
     bits : {1, 2, 4}
     run : int
         Divides the number of bytes, which is a multiple of 4.
+    place : int
+        Of the bit of the result where the codes begin, for those that are the upper bits of longer ones.
 
     Returns
     -------
@@ -36,14 +38,17 @@ def take_planes(packed: Array, bits: int, run: int) -> Array:
     array([[1, 3, 2, 4, 5, 7, 6, 8]], dtype=uint8)
     """
     if run == 1 and bits == 1:
-        return np.unpackbits(packed, axis=1, bitorder="little")
+        return np.unpackbits(records(packed).copy().view(np.uint8), bitorder="little").reshape(len(packed), -1) * np.uint8(1 << place)
     # Eight bytes at a time: what a shift carries over from the neighbouring byte, the mask takes away. Runs are then copied whole.
-    word = np.dtype(np.uint64 if packed.shape[1] % 8 == 0 else np.uint32)
-    words = np.ascontiguousarray(packed).view(word)
-    mask = word.type(int.from_bytes(bytes([(1 << bits) - 1]) * word.itemsize, "little"))
-    codes = np.empty((packed.size // run, 8 // bits), f"V{run}")
-    for k in range(8 // bits):
-        codes[:, k] = ((words >> word.type(k * bits)) & mask).view(codes.dtype).reshape(-1)
+    words = records(packed).copy().view(np.uint64 if packed.shape[1] % 8 == 0 else np.uint32)
+    word, mask = words.dtype.type, int.from_bytes(bytes([(1 << bits) - 1 << place]) * words.itemsize, "little")
+    planes = np.empty((8 // bits, words.size), words.dtype)
+    for k, plane in enumerate(planes):
+        up = place - k * bits
+        (np.left_shift if up > 0 else np.right_shift)(words, word(abs(up)), out=plane)
+    planes &= word(mask)
+    runs = planes.view(f"V{run}")
+    codes = np.stack(list(runs), axis=1) if bits == 4 else np.ascontiguousarray(runs.T)  # the same; which is faster depends on their number
     return codes.view(np.uint8).reshape(len(packed), -1)
 
 
@@ -55,14 +60,37 @@ def put_planes(codes: Array, bits: int, run: int) -> Array:
     >>> put_planes(np.array([[1, 3, 2, 4]]), 4, 2)
     array([[33, 67]], dtype=uint8)
     """
+    rows = np.ascontiguousarray(codes, dtype=np.uint8)
     if run == 1 and bits == 1:
-        return np.packbits(codes.astype(np.uint8, copy=False), axis=1, bitorder="little")
-    fields = 8 // bits
-    planes = np.ascontiguousarray(codes.astype(np.uint8, copy=False)).view(f"V{run}").reshape(-1, fields)
-    packed = np.zeros((len(planes), run), np.uint8)
-    for k in range(fields):
-        packed |= np.ascontiguousarray(planes[:, k]).view(np.uint8).reshape(-1, run) << np.uint8(k * bits)
-    return packed.reshape(len(codes), -1)
+        return np.packbits(rows.reshape(-1), bitorder="little").reshape(len(rows), -1)
+    planes = rows.view(f"V{run}").reshape(-1, 8 // bits)
+    word = np.dtype(np.uint64 if len(planes) * run % 8 == 0 else np.uint8)
+    packed = planes[:, 0].copy().view(word)
+    for k in range(1, 8 // bits):
+        packed |= np.ascontiguousarray(planes[:, k]).view(word) << word.type(k * bits)  # codes stay inside their bytes
+    return packed.view(np.uint8).reshape(len(rows), -1)
+
+
+def records(rows: Array) -> Array:
+    """A view of bytes ``[n, bytes]``, perhaps a part of wider rows, as ``[n]``: NumPy then copies rows whole and not byte by byte."""
+    return rows.view(f"V{rows.shape[1]}")[:, 0]
+
+
+def side_by_side(*parts: Array) -> Array:
+    """Put bytes ``[n, ...]`` next to each other in each row, as :func:`numpy.concatenate` does, but copying rows whole.
+
+    Examples
+    --------
+    >>> side_by_side(np.array([[1], [2]], np.uint8), np.array([[3, 4], [5, 6]], np.uint8))
+    array([[1, 3, 4],
+           [2, 5, 6]], dtype=uint8)
+    """
+    rows = np.empty((len(parts[0]), sum(part.shape[1] for part in parts)), np.uint8)
+    start = 0
+    for part in parts:
+        records(rows[:, start : start + part.shape[1]])[:] = records(part)
+        start += part.shape[1]
+    return rows
 
 
 def take_half(blocks: Array, start: int) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.layout.gguf.super_blocks import quantize_q2_k
 from refquant.numerics.arrays import Array
 
@@ -31,7 +31,7 @@ def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 84]``."""
     groups = np.asarray(fields.scales) | np.asarray(fields.mins) << 4
     halves = [put_half(np.asarray(fields.d)), put_half(np.asarray(fields.m))]
-    return np.concatenate([groups, put_planes(fields.codes, 2, 32), *halves], axis=1)
+    return side_by_side(groups, put_planes(fields.codes, 2, 32), *halves)
 
 
 Q2_K = BlockType(name="Q2_K", number=10, size=256, nbytes=84, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize_q2_k)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.layout.gguf.super_blocks import quantize_q3_k
 from refquant.numerics.arrays import Array
 
@@ -20,8 +20,9 @@ from refquant.numerics.arrays import Array
 def unpack(blocks: Array) -> Fields:
     """Read blocks ``[n, 110]``; codes are -4..3, scales -32..31."""
     codes = take_planes(blocks[:, 32:96], 2, 32)
-    codes |= take_planes(blocks[:, :32], 1, 32) << 2
-    scales = take_planes(blocks[:, 96:104], 4, 8) | take_planes(blocks[:, 104:108], 2, 4) << 4
+    codes |= take_planes(blocks[:, :32], 1, 32, place=2)
+    scales = take_planes(blocks[:, 96:104], 4, 8)
+    scales |= take_planes(blocks[:, 104:108], 2, 4, place=4)
     return Fields(codes=codes.view(np.int8) - np.int8(4), d=take_half(blocks, 108), scales=scales.view(np.int8) - np.int8(32))
 
 
@@ -30,7 +31,7 @@ def pack(fields: Fields) -> Array:
     codes = (fields.codes + np.int8(4)).view(np.uint8)
     scales = (np.asarray(fields.scales) + np.int8(32)).view(np.uint8)
     parts = [put_planes(codes >> 2, 1, 32), put_planes(codes & 3, 2, 32), put_planes(scales & 15, 4, 8), put_planes(scales >> 4, 2, 4)]
-    return np.concatenate([*parts, put_half(np.asarray(fields.d))], axis=1)
+    return side_by_side(*parts, put_half(np.asarray(fields.d)))
 
 
 Q3_K = BlockType(name="Q3_K", number=11, size=256, nbytes=110, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize_q3_k)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, reciprocal, scaled_values, stored_half
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.numerics.arrays import Array
+from refquant.numerics.extremes import row_extremes
 
 
 def unpack(blocks: Array) -> Fields:
@@ -23,7 +24,7 @@ def unpack(blocks: Array) -> Fields:
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 18]``."""
-    return np.concatenate([put_half(np.asarray(fields.d)), put_planes(fields.codes + np.int8(8), 4, 16)], axis=1)
+    return side_by_side(put_half(np.asarray(fields.d)), put_planes(fields.codes + np.int8(8), 4, 16))
 
 
 def quantize(x: Array) -> Fields:
@@ -34,10 +35,19 @@ def quantize(x: Array) -> Fields:
 
 def signed_extreme(x: Array, half: int) -> tuple[Array, Array]:
     """Codes ``-half .. half - 1`` and scales that give the number of largest magnitude the code ``-half``."""
-    first = np.argmax(np.abs(x), axis=1)[:, None]
-    d = np.take_along_axis(x, first, axis=1)[:, 0] / np.float32(-half)
-    moved = x * reciprocal(d)[:, None] + np.float32(half + 0.5)
-    return np.minimum(np.trunc(moved), 2 * half - 1).astype(np.int8) - np.int8(half), d
+    lo, hi = row_extremes(x)
+    top = np.where(-lo > hi, lo, hi)
+    tied = np.flatnonzero(-lo == hi)  # as large on both sides of 0, or all zeros, whose sign counts: there the first has to be found
+    if tied.size:
+        rows = x[tied]
+        top[tied] = rows[np.arange(tied.size), np.argmax(np.abs(rows), axis=1)]
+    d = top / np.float32(-half)
+    moved = x * reciprocal(d)[:, None]
+    moved += np.float32(half + 0.5)
+    codes = moved.astype(np.int8)  # truncates; up to 2 * half
+    np.minimum(codes, np.full_like(codes, 2 * half - 1), out=codes)  # of a scalar, NumPy's minimum of bytes takes ten times as long
+    codes -= np.int8(half)
+    return codes, d
 
 
 Q4_0 = BlockType(name="Q4_0", number=2, size=32, nbytes=18, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize)

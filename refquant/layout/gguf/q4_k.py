@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.planes import put_half, put_planes, records, side_by_side, take_half, take_planes
 from refquant.layout.gguf.super_blocks import quantize_q4_k
 from refquant.numerics.arrays import Array
 
@@ -26,15 +26,20 @@ def unpack(blocks: Array) -> Fields:
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 144]``."""
     halves = [put_half(np.asarray(fields.d)), put_half(np.asarray(fields.m))]
-    return np.concatenate([*halves, put_six(np.asarray(fields.scales), np.asarray(fields.mins)), put_planes(fields.codes, 4, 32)], axis=1)
+    return side_by_side(*halves, put_six(np.asarray(fields.scales), np.asarray(fields.mins)), put_planes(fields.codes, 4, 32))
 
 
 def take_six(packed: Array) -> tuple[Array, Array]:
-    """Eight scales and eight minima out of twelve bytes a block."""
-    first, second, rest = packed[:, :4], packed[:, 4:8], packed[:, 8:]
-    scales = np.concatenate([first & 63, rest & 15 | first >> 6 << 4], axis=1)
-    mins = np.concatenate([second & 63, rest >> 4 | second >> 6 << 4], axis=1)
-    return scales, mins
+    """Eight scales and eight minima out of twelve bytes a block, four bytes at a time."""
+    first, second, rest = records(packed).copy().view(np.uint32).reshape(-1, 3).T
+    low, middle, high = (np.uint32(field * 0x01010101) for field in (0x0F, 0x30, 0x3F))
+    found = np.empty((len(packed), 4), np.uint32)
+    found[:, 0] = first & high
+    found[:, 1] = rest & low | first >> np.uint32(2) & middle
+    found[:, 2] = second & high
+    found[:, 3] = rest >> np.uint32(4) & low | second >> np.uint32(2) & middle
+    bytes_of = found.view(np.uint8)
+    return bytes_of[:, :8], bytes_of[:, 8:]
 
 
 def put_six(scales: Array, mins: Array) -> Array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values, stored_half
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.layout.gguf.q4_0 import signed_extreme
 from refquant.numerics.arrays import Array
 
@@ -24,7 +24,7 @@ def unpack(blocks: Array) -> Fields:
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 22]``."""
-    return np.concatenate([put_half(np.asarray(fields.d)), put_fifth(fields.codes + np.int8(16))], axis=1)
+    return side_by_side(put_half(np.asarray(fields.d)), put_fifth((fields.codes + np.int8(16)).astype(np.uint8)))
 
 
 def quantize(x: Array) -> Fields:
@@ -36,14 +36,13 @@ def quantize(x: Array) -> Fields:
 def take_fifth(blocks: Array, start: int) -> Array:
     """Codes 0..31 whose fifth bits are the four bytes at `start` and whose halves are the sixteen behind them."""
     codes = take_planes(blocks[:, start + 4 : start + 20], 4, 16)
-    codes |= take_planes(blocks[:, start : start + 4], 1, 1) << 4
+    codes |= take_planes(blocks[:, start : start + 4], 1, 1, place=4)
     return codes
 
 
 def put_fifth(codes: Array) -> Array:
     """The inverse of :func:`take_fifth`: twenty bytes a block."""
-    found = codes.astype(np.uint8)
-    return np.concatenate([put_planes(found >> 4, 1, 1), put_planes(found & 15, 4, 16)], axis=1)
+    return side_by_side(put_planes(codes >> 4, 1, 1), put_planes(codes & 15, 4, 16))
 
 
 Q5_0 = BlockType(name="Q5_0", number=6, size=32, nbytes=22, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize)

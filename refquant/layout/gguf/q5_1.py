@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values
-from refquant.layout.gguf.planes import put_half, take_half
+from refquant.layout.gguf.planes import put_half, side_by_side, take_half
 from refquant.layout.gguf.q4_1 import from_minimum
 from refquant.layout.gguf.q5_0 import put_fifth, take_fifth
 from refquant.numerics.arrays import Array
@@ -26,7 +26,7 @@ def unpack(blocks: Array) -> Fields:
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 24]``."""
-    return np.concatenate([put_half(np.asarray(fields.d)), put_half(np.asarray(fields.m)), put_fifth(fields.codes)], axis=1)
+    return side_by_side(put_half(np.asarray(fields.d)), put_half(np.asarray(fields.m)), put_fifth(fields.codes))
 
 
 def quantize(x: Array) -> Fields:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.layout.gguf.q4_k import put_six, take_six
 from refquant.layout.gguf.super_blocks import quantize_q5_k
 from refquant.numerics.arrays import Array
@@ -20,7 +20,7 @@ def unpack(blocks: Array) -> Fields:
     """Read blocks ``[n, 176]``."""
     scales, mins = take_six(blocks[:, 4:16])
     codes = take_planes(blocks[:, 48:], 4, 32)
-    codes |= take_planes(blocks[:, 16:48], 1, 32) << 4
+    codes |= take_planes(blocks[:, 16:48], 1, 32, place=4)
     return Fields(codes=codes, d=take_half(blocks, 0), m=take_half(blocks, 2), scales=scales, mins=mins)
 
 
@@ -28,7 +28,7 @@ def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 176]``."""
     halves = [put_half(np.asarray(fields.d)), put_half(np.asarray(fields.m))]
     groups = put_six(np.asarray(fields.scales), np.asarray(fields.mins))
-    return np.concatenate([*halves, groups, put_planes(fields.codes >> 4, 1, 32), put_planes(fields.codes & 15, 4, 32)], axis=1)
+    return side_by_side(*halves, groups, put_planes(fields.codes >> 4, 1, 32), put_planes(fields.codes & 15, 4, 32))
 
 
 Q5_K = BlockType(name="Q5_K", number=13, size=256, nbytes=176, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize_q5_k)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.layout.gguf.super_blocks import quantize_q6_k
 from refquant.numerics.arrays import Array
 
@@ -19,7 +19,7 @@ from refquant.numerics.arrays import Array
 def unpack(blocks: Array) -> Fields:
     """Read blocks ``[n, 210]``; codes are -32..31."""
     codes = take_planes(blocks[:, :128], 4, 64)
-    codes |= take_planes(blocks[:, 128:192], 2, 32) << 4
+    codes |= take_planes(blocks[:, 128:192], 2, 32, place=4)
     return Fields(codes=codes.view(np.int8) - np.int8(32), d=take_half(blocks, 208), scales=blocks[:, 192:208].view(np.int8))
 
 
@@ -27,7 +27,7 @@ def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 210]``."""
     codes = (fields.codes + np.int8(32)).view(np.uint8)
     scales = np.asarray(fields.scales).astype(np.int8).view(np.uint8)
-    return np.concatenate([put_planes(codes & 15, 4, 64), put_planes(codes >> 4, 2, 32), scales, put_half(np.asarray(fields.d))], axis=1)
+    return side_by_side(put_planes(codes & 15, 4, 64), put_planes(codes >> 4, 2, 32), scales, put_half(np.asarray(fields.d)))
 
 
 Q6_K = BlockType(name="Q6_K", number=14, size=256, nbytes=210, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize_q6_k)

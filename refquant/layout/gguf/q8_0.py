@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, half_away, largest_magnitude, reciprocal, scaled_values, stored_half
-from refquant.layout.gguf.planes import put_half, take_half
+from refquant.layout.gguf.fields import BlockType, Fields, half_away_codes, largest_magnitude, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.planes import put_half, side_by_side, take_half
 from refquant.numerics.arrays import Array
 
 
@@ -23,14 +23,13 @@ def unpack(blocks: Array) -> Fields:
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 34]``."""
-    return np.concatenate([put_half(np.asarray(fields.d)), fields.codes.astype(np.int8).view(np.uint8)], axis=1)
+    return side_by_side(put_half(np.asarray(fields.d)), np.ascontiguousarray(fields.codes, dtype=np.int8).view(np.uint8))
 
 
 def quantize(x: Array) -> Fields:
     """Quantize ``[n, 32]``; NumericalError if a scale overflows float16."""
     d = largest_magnitude(x) / np.float32(127)
-    codes = half_away(x * reciprocal(d)[:, None])
-    return Fields(codes=codes.astype(np.int8), d=stored_half(d, "scale"))
+    return Fields(codes=half_away_codes(x * reciprocal(d)[:, None]), d=stored_half(d, "scale"))
 
 
 Q8_0 = BlockType(name="Q8_0", number=8, size=32, nbytes=34, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize)

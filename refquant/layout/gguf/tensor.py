@@ -20,7 +20,7 @@ from refquant.layout.gguf.types import find_block_type
 from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.casting import as_float64, as_working
 
-CHUNK = 1 << 15
+CHUNK = 1 << 17
 """Elements that are worked on at a time: what a processor's inner cache holds."""
 
 
@@ -131,14 +131,15 @@ def quantize(x: Array, kind: BlockType | str) -> GgufTensor:
     working = as_working(x)
     with np.errstate(over="ignore", under="ignore"):
         numbers = np.ascontiguousarray(working, dtype=np.float32)
-    if not np.isfinite(numbers).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
-        raise InputError(f"the tensor holds {float(working[where])!r} at {where}; numbers that float32 holds are needed")
     if kind.size > 1 and (not numbers.ndim or numbers.shape[-1] % kind.size):
         raise InputError(f"{kind.name} has blocks of {kind.size} along the last axis; shape {numbers.shape} does not divide into them")
     rows = numbers.reshape(-1, kind.size)
     blocks = np.empty((len(rows), kind.nbytes), np.uint8)
     step = max(1, CHUNK // kind.size)
     for start in range(0, len(rows), step):
-        blocks[start : start + step] = kind.pack(kind.quantize(rows[start : start + step]))
+        part = rows[start : start + step]
+        if not np.isfinite(part).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
+            raise InputError(f"the tensor holds {float(working[where])!r} at {where}; numbers that float32 holds are needed")
+        blocks[start : start + step] = kind.pack(kind.quantize(part))
     return GgufTensor(kind=kind, blocks=blocks, shape=numbers.shape)

@@ -17,42 +17,42 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.layout.gguf.fields import BlockType, Fields, scaled_values
-from refquant.layout.gguf.planes import put_half, take_half
+from refquant.layout.gguf.planes import put_half, records, side_by_side, take_half
 from refquant.layout.gguf.tq2_0 import quantize
 from refquant.numerics.arrays import Array
 
-# First byte, bytes, trits a byte.
-RUNS = ((0, 32, 5), (32, 16, 5), (48, 4, 4))
+# First byte, bytes, trits a byte, first element.
+RUNS = ((0, 32, 5, 0), (32, 16, 5, 160), (48, 4, 4, 240))
+FRACTIONS = np.array([-(-number * 256 // 243) for number in range(243)], np.uint8)
 
 
 def unpack(blocks: Array) -> Fields:
     """Read blocks ``[n, 54]``; codes are -1..1."""
+    rest = records(blocks[:, :52]).copy().view(np.uint8).reshape(-1, 52)
+    trits = np.empty((5, *rest.shape), np.int8)
+    for digit in trits:
+        np.add(rest >= 86, rest >= 171, out=digit, dtype=np.int8)  # 3 * 86 lies beyond one turn of a byte, 3 * 171 beyond two
+        rest *= np.uint8(3)  # modulo 256
+    trits -= np.int8(1)
     codes = np.empty((len(blocks), 256), np.int8)
-    reached = 0
-    for start, run, trits in RUNS:
-        rest = blocks[:, start : start + run].astype(np.uint16)
-        for _ in range(trits):
-            rest *= 3
-            codes[:, reached : reached + run] = rest >> 8
-            rest &= 255
-            reached += run
-    codes -= 1
+    for byte, run, count, element in RUNS:
+        into, taken = codes[:, element : element + count * run], trits[:count, :, byte : byte + run]
+        into.view(f"V{run}")[:] = taken.view(f"V{run}")[..., 0].T
     return Fields(codes=codes, d=take_half(blocks, 52))
 
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 54]``."""
-    trits_of = (fields.codes + np.int8(1)).astype(np.uint16)
-    parts, reached = [], 0
-    for _, run, trits in RUNS:
-        total = np.zeros((len(trits_of), run), np.uint16)
-        for k in range(5):
-            total *= 3
-            if k < trits:
-                total += trits_of[:, reached : reached + run]
-                reached += run
-        parts.append(((total * 256 + np.uint16(242)) // 243).astype(np.uint8))
-    return np.concatenate([*parts, put_half(np.asarray(fields.d))], axis=1)
+    codes = (fields.codes + np.int8(1)).view(np.uint8)
+    trits = np.zeros((5, len(codes), 52), np.uint8)
+    for byte, run, count, element in RUNS:
+        into, taken = trits[:count, :, byte : byte + run], codes[:, element : element + count * run]
+        into.view(f"V{run}")[..., 0] = taken.view(f"V{run}").T
+    total = trits[0]
+    for digit in trits[1:]:
+        total *= np.uint8(3)
+        total += digit
+    return side_by_side(np.take(FRACTIONS, total), put_half(np.asarray(fields.d)))
 
 
 TQ1_0 = BlockType(name="TQ1_0", number=34, size=256, nbytes=54, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, half_away, largest_magnitude, reciprocal, scaled_values, stored_half
-from refquant.layout.gguf.planes import put_half, put_planes, take_half, take_planes
+from refquant.layout.gguf.fields import BlockType, Fields, largest_magnitude, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.numerics.arrays import Array
 
 
@@ -22,13 +22,15 @@ def unpack(blocks: Array) -> Fields:
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 66]``."""
-    return np.concatenate([put_planes(fields.codes + np.int8(1), 2, 32), put_half(np.asarray(fields.d))], axis=1)
+    return side_by_side(put_planes(fields.codes + np.int8(1), 2, 32), put_half(np.asarray(fields.d)))
 
 
 def quantize(x: Array) -> Fields:
     """Quantize ``[n, 256]``; NumericalError if a scale overflows float16."""
     d = largest_magnitude(x)
-    return Fields(codes=half_away(x * reciprocal(d)[:, None]).astype(np.int8), d=stored_half(d, "scale"))
+    steps = x * reciprocal(d)[:, None]  # of magnitude 1 or an ulp more
+    half = np.float32(0.5)
+    return Fields(codes=(steps >= half).view(np.int8) - (steps <= -half).view(np.int8), d=stored_half(d, "scale"))
 
 
 TQ2_0 = BlockType(name="TQ2_0", number=35, size=256, nbytes=66, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize)
