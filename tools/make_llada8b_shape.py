@@ -3,7 +3,8 @@
     python tools/make_llada8b_shape.py FOLDER [--layers 32]
 
 Random are the output head, blocks 0 and 1, and the embedding rows of the first 1024 tokens and of the mask; all other numbers are zeros
-that no file system stores. Beside it lie a tokenizer (the embedded model's) and calibration lines of tokens whose rows are random.
+that no file system stores. Beside it lie a tokenizer (the embedded model's) and eight stored calibration states of 128 tokens whose rows
+are random, half of them masked.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def make(folder: Path, layers: int) -> None:
     write_text(folder / "config.json", json.dumps(config, indent=1))
     shutil.copyfile(model.embedded_directory() / "tokenizer.json", folder / "tokenizer.json")
     rng = np.random.default_rng(0)
-    lines = [json.dumps({"ids": rng.integers(4, USED, 128).tolist()}) for _ in range(8)]
-    write_text(folder / "calib.jsonl", "\n".join(lines) + "\n")
+    write_text(folder / "calib.jsonl", "".join(json.dumps(stored_state(rng)) + "\n" for _ in range(8)))
     tensors = {name: TensorSource(dtype=BF16, shape=shape, pieces=lambda: iter(())) for name, shape in shapes(config).items()}
     names = list(tensors)
     homes = {}
@@ -78,6 +78,11 @@ def make(folder: Path, layers: int) -> None:
         write_sparse(folder / shard.file, inside, rng)
     if len(set(homes.values())) > 1:
         write_index(folder, homes, sum(one.nbytes for one in tensors.values()))
+
+
+def stored_state(rng: np.random.Generator) -> dict[str, list[int]]:
+    """A line of a calibration file: 128 ids and the positions of 64 masks."""
+    return {"ids": rng.integers(4, USED, 128).tolist(), "masked": sorted(rng.permutation(128)[:64].tolist())}
 
 
 def shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from model import Tokenizer
 from refquant.errors import InputError
 from refquant.storage import read_json_lines
 
-FORMS = '{"prompt", "response"?}, {"text"} or {"ids", "prompt_length"?}'
+FORMS = '{"prompt", "response"?}, {"text"}, {"ids", "prompt_length"?} or {"ids", "masked"}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +27,32 @@ class CalibrationLine:
         Token ids; None where a line holds a prompt only.
     cut : bool
         The line is one running text: where the prompt ends is up to the recipe, and nothing ends after the response.
+    masked : tuple of int, optional
+        Positions that hold the mask token: the line is a calibration state as it is, and its ids are what stands there in the end.
     """
 
     prompt: tuple[int, ...]
     response: tuple[int, ...] | None
     cut: bool
+    masked: tuple[int, ...] | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
         """Prompt and response."""
         return self.prompt + (self.response or ())
 
+    def plain(self) -> list[Any]:
+        """Everything about the line as plain JSON values, for digests."""
+        found: list[Any] = [list(self.prompt), None if self.response is None else list(self.response), self.cut]
+        return found if self.masked is None else [*found, list(self.masked)]
+
 
 def read_calibration(path: str | PathLike[str], tokenizer: Tokenizer, rows: int) -> list[CalibrationLine]:
     """Read a calibration file.
 
     Each line is one of ``{"prompt": str, "response": str (optional)}``, ``{"text": str}``, ``{"ids": [int], "prompt_length": int
-    (optional)}``; other keys are ignored, and ``ids`` win over ``text``. A prompt begins with the start token if the tokenizer has one.
+    (optional)}`` or ``{"ids": [int], "masked": [int]}``; other keys are ignored, and ``ids`` win over ``text``. A prompt begins with the
+    start token if the tokenizer has one. The last form is a stored calibration state: ``masked`` lists the positions that hold the mask.
 
     Parameters
     ----------
@@ -90,11 +99,20 @@ def _from_ids(record: dict[str, Any], where: str, tokenizer: Tokenizer, rows: in
         raise InputError(f"{where}: ids is a list of integers that is not empty")
     checked = _in_range(ids, where, tokenizer, rows)
     if "prompt_length" not in record:
-        return CalibrationLine(prompt=(), response=checked, cut=True)
+        masked = _masked_positions(record["masked"], len(checked), where) if "masked" in record else None
+        return CalibrationLine(prompt=(), response=checked, cut=True, masked=masked)
     length = record["prompt_length"]
     if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length < len(checked):
         raise InputError(f"{where}: prompt_length is {length!r}; with {len(checked)} ids it lies in 0 to {len(checked) - 1}")
     return CalibrationLine(prompt=checked[:length], response=checked[length:], cut=False)
+
+
+def _masked_positions(found: Any, length: int, where: str) -> tuple[int, ...]:
+    if not isinstance(found, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
+        raise InputError(f"{where}: masked is a list of positions, integers")
+    if sorted(set(found)) != found or (found and not 0 <= found[0] <= found[-1] < length):
+        raise InputError(f"{where}: masked lists positions in ascending order, each once; with {length} ids they lie in 0 to {length - 1}")
+    return tuple(found)
 
 
 def _in_range(ids: Sequence[int], where: str, tokenizer: Tokenizer, rows: int) -> tuple[int, ...]:

@@ -229,11 +229,12 @@ class Calibration:
 
     Parameters
     ----------
-    states : {"none", "clean", "iid", "ratio_grid", "rollout", "tmas"}
+    states : {"none", "clean", "iid", "ratio_grid", "rollout", "tmas", "stored"}
         No calibration; fully visible text; masks drawn independently at a uniform ratio; at ratios 1/N, 2/N, ..., 1 behind a visible
-        beginning (Quant-dLLM's MCS); states of rollouts drawn uniformly; TMAS.
+        beginning (Quant-dLLM's MCS); states of rollouts drawn uniformly; TMAS; states that the calibration file holds as they are, for
+        models whose rollouts were made elsewhere.
     samples : int
-        Number of sequences.
+        Number of sequences; of stored states, the first so many.
     prompts : int
         Number of calibration lines that samples are made of, round-robin; for rollouts, the number of rollouts.
     gen_length : int
@@ -250,7 +251,7 @@ class Calibration:
         A rollout whose committed response has a smaller share of distinct tokens is rejected, and counted.
     """
 
-    states: Literal["none", "clean", "iid", "ratio_grid", "rollout", "tmas"] = "iid"
+    states: Literal["none", "clean", "iid", "ratio_grid", "rollout", "tmas", "stored"] = "iid"
     samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
     prompts: Count = 32
     gen_length: Count = 64

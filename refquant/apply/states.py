@@ -2,7 +2,7 @@
 
 Each generator is one rung of the calibration ladder: ``clean`` text, ``iid`` masks, a ``ratio_grid`` behind a visible beginning, states of
 ``rollout`` trajectories drawn uniformly, and ``tmas``. All draw from the same calibration lines with the same lengths, so that they can
-be compared at equal numbers of tokens.
+be compared at equal numbers of tokens. ``stored`` ones are taken from the file as they are: a model that is too large for rollouts here.
 """
 
 from __future__ import annotations
@@ -133,6 +133,9 @@ def calibration_states(
     """
     if plan.states == "none":
         return CalibrationSet(states=())
+    if plan.states == "stored":
+        found = CalibrationSet(states=_stored(m, lines, plan.samples))
+        return found if tokens is None else found.limited(tokens)
     order = [int(i) for i in permutation(rng, len(lines))]
     if plan.states in ("clean", "iid", "ratio_grid"):
         return _drawn_masks(m, lines, order, plan, rng, eos_id, tokens)
@@ -149,6 +152,26 @@ def calibration_states(
         chosen = [chosen[int(i)] for i in permutation(rng, len(chosen))]
     found = CalibrationSet(states=tuple(_recorded_state(*recorded[i]) for i in chosen), rejected=rejected)
     return found if tokens is None else found.limited(tokens)
+
+
+def _stored(m: Transformer, lines: Sequence[CalibrationLine], samples: int) -> tuple[CalibrationState, ...]:
+    """The first states that the calibration lines hold."""
+    mask_id = m.config.mask_token_id
+    if mask_id is None:
+        raise InputError("the model's config names no mask_token_id; stored states say where masks stand")
+    there = [(number, line.ids, line.masked) for number, line in enumerate(lines) if line.masked is not None]
+    if len(there) < samples:
+        raise InputError(
+            f"{samples} stored states were asked of a calibration file with {len(there)}; "
+            f'a stored state is a line {{"ids", "masked"}}, --samples takes fewer'
+        )
+    states: list[CalibrationState] = []
+    for number, ids, places in there[:samples]:
+        final = np.array(ids)
+        masked = np.zeros(len(ids), dtype=bool)
+        masked[list(places)] = True
+        states.append(CalibrationState(ids=np.where(masked, mask_id, final), masked=masked, final_ids=final, line=number))
+    return tuple(states)
 
 
 def _recorded_state(rollout: Rollout, step: int) -> CalibrationState:
@@ -186,7 +209,7 @@ def _drawn_masks(
         elif plan.states == "ratio_grid":  # the ratio of the i-th of N is i/N; prompts beyond the visible beginning are masked, too
             visible = int(plan.visible_share * len(ids))
             masked[visible:] = uniforms(rng, len(ids) - visible) < (number + 1) / len(texts)
-        noised = ids if plan.states == "clean" else np.where(masked, mask_id, ids)
+        noised = ids if mask_id is None else np.where(masked, mask_id, ids)  # without a mask token nothing is masked
         states.append(CalibrationState(ids=noised, masked=masked, final_ids=ids, line=line))
     found = CalibrationSet(states=tuple(states))
     return found if tokens is None else found.limited(tokens)

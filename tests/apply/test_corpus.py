@@ -153,3 +153,16 @@ def test_without_an_end_token_a_response_stays_as_it_is():
     assert split_line(given, 16, 4, None) == (given.prompt, given.response)
     text = line(0, 64, cut=True)
     assert split_line(text, 16, 4, None) == split_line(text, 16, 4, EOS)
+
+
+def test_a_stored_state_says_where_masks_stand(tmp_path):
+    stored, none, plain = read(tmp_path, {"ids": [5, 6, 7], "masked": [0, 2]}, {"ids": [5], "masked": []}, {"ids": [5, 6, 7]})
+    assert (stored.ids, stored.masked, none.masked, plain.masked) == ((5, 6, 7), (0, 2), (), None)
+    assert stored.plain() != plain.plain()  # digests tell them apart
+    assert plain.plain() == [[], [5, 6, 7], True]  # and are for lines without masks what they always were
+
+
+@pytest.mark.parametrize("masked", ["0", [1, 0], [1, 1], [3], [-1], [True], [0.0]])
+def test_positions_of_masks_are_checked(tmp_path, masked):
+    with pytest.raises(InputError, match=r"calib.jsonl, line 2: masked (is a list of positions|lists positions in ascending order)"):
+        read(tmp_path, {"ids": [5]}, {"ids": [5, 6, 7], "masked": masked})

@@ -216,3 +216,16 @@ def test_batches_hold_equal_lengths_and_all_states_once():
     found = list(batches(states, 18))
     assert found == [[3], [0, 2], [4, 5], [1]]
     assert list(batches(states, 1)) == [[3], [0], [2], [4], [5], [1]]  # a sequence longer than the budget goes alone
+
+
+def test_stored_states_are_taken_as_they_are_and_in_order():
+    lines = [CalibrationLine(prompt=(), response=(5, 6, 7), cut=True, masked=m) for m in ((0, 2), None, (), (1,))]
+    plan = Calibration(states="stored", samples=2)
+    found = calibration_states(M, lines, plan, np.random.default_rng(0), eos_id=EOS)
+    assert [s.ids.tolist() for s in found.states] == [[MASK, 6, MASK], [5, 6, 7]]
+    assert [s.masked.tolist() for s in found.states] == [[True, False, True], [False] * 3]
+    assert [s.final_ids.tolist() for s in found.states] == [[5, 6, 7]] * 2
+    assert [s.line for s in found.states] == [0, 2]
+    assert calibration_states(M, lines, plan, np.random.default_rng(0), eos_id=EOS, tokens=4).tokens == 4
+    with pytest.raises(InputError, match="4 stored states were asked of a calibration file with 3"):
+        calibration_states(M, lines, Calibration(states="stored", samples=4), np.random.default_rng(0), eos_id=EOS)
