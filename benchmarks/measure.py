@@ -17,6 +17,7 @@ and a name in the table of `benchmarks/__main__.py`. A row whose own peer is mis
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -26,7 +27,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ class Result:
 
     def json(self) -> str:
         """One line that :func:`from_json` reads."""
-        return json.dumps(asdict(self))
+        return json.dumps(dataclasses.asdict(self))
 
 
 def from_json(text: str) -> Result:
@@ -164,6 +165,9 @@ class Roofline:
     flops: float  # a second, in a product 2048^3 of float32
     traffic: float  # bytes read plus bytes written a second, in a copy of 128 MiB
 
+    def line(self) -> str:
+        return f"{self.flops / 1e9:.1f} Gflop/s (sgemm 2048^3), {self.traffic / 1e9:.2f} GB/s (copy, read + written)"
+
     def share(self, seconds: float, flops: float = 0.0, traffic: float = 0.0) -> float:
         """How much of `seconds` the arithmetic or the memory would need at those rates, whichever needs more.
 
@@ -197,22 +201,22 @@ def _best(call: Callable[[], Any], rounds: int = 7) -> float:
 
 
 def script(title: str, needs: Sequence[str], rows: Sequence[str], run: Callable[[bool], Iterator[Result]]) -> None:
-    """The command line of one script: its surroundings and rows, or with `--json` the rows as JSON, a line each."""
+    """The command line of one script: title, rows and surroundings, or with `--json` each of them as a line of JSON."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to see that it runs; limits mean nothing then")
-    parser.add_argument("--json", action="store_true", help="rows as JSON, one a line")
+    parser.add_argument("--json", action="store_true", help="a line of JSON each: the title, the rows, the surroundings")
     given = parser.parse_args()
     absent = missing(needs)
     results = (not_run(name, absent) for name in rows or (title,)) if absent else run(given.quick)
-    if not given.json:
-        print(title)
+    print(json.dumps({"title": title}) if given.json else title, flush=True)
     for result in results:
+        if given.quick:  # no limit is meant for small sizes
+            result = dataclasses.replace(result, limit=None)
         print(result.json() if given.json else result.line(), flush=True)
-    talk = sys.stderr if given.json else sys.stdout
-    print(surroundings(), file=talk)  # last, when every library is loaded
-    if not absent:
-        rates = roofline()
-        print(f"roofline: {rates.flops / 1e9:.1f} Gflop/s (sgemm 2048^3), {rates.traffic / 1e9:.2f} GB/s (copy, read + written)", file=talk)
+    where = surroundings()  # last, when every library is loaded
+    if roofline.cache_info().currsize:  # a row asked for it
+        where += f"; roofline: {roofline().line()}"
+    print(json.dumps({"surroundings": where}) if given.json else where)
 
 
 def surroundings() -> str:
@@ -222,8 +226,11 @@ def surroundings() -> str:
         for pool in threadpoolctl.threadpool_info()
         if pool["user_api"] == "blas"
     )
+    if "torch" in sys.modules:  # its MKL shows in no list of loaded libraries
+        torch = sys.modules["torch"]
+        blas += f"; torch {torch.__version__} x{torch.get_num_threads()}"
     load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
-    variables = " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("OPENBLAS_", "OMP_", "NPY_"))) or "none"
+    variables = " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("OPENBLAS_", "OMP_", "MKL_", "NPY_"))) or "none"
     return (
         f"{platform.machine()}, {os.cpu_count()} processors, load {load}; Python {platform.python_version()}, NumPy {np.__version__} "
         f"({' '.join(active_simd()) or 'no SIMD'}); BLAS: {blas}; variables: {variables}"

@@ -1,11 +1,12 @@
 """What the same bits everywhere cost: the ordered lane beside the fast one.
 
-OPENBLAS_NUM_THREADS=1 python -m benchmarks.ordered [--size 2048] [--rounds 7]
+OPENBLAS_NUM_THREADS=1 python -m benchmarks.ordered [--quick]
+
+It is not in the whole table: `python -m benchmarks --only ordered`.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,11 +15,16 @@ import numpy as np
 import scipy.linalg  # noqa: F401  (its BLAS belongs to what is reported)
 
 import model
-from benchmarks.measure import Comparison, alternate, surroundings
+from benchmarks import measure
+from benchmarks.measure import Comparison, alternate
 from refquant.core import spec
 from refquant.methods.compensate.gptq import gptq
 from refquant.numerics import FAST, ORDERED, Arithmetic
 from refquant.numerics.exact_product import product
+
+TITLE = "The ordered lane / the fast one"
+NEEDS: tuple[str, ...] = ()
+ROWS: tuple[str, ...] = ()
 
 Rows = Iterator[tuple[Comparison, float | None]]
 """What was compared, and the ratio it is held to, if there is one."""
@@ -62,22 +68,16 @@ def forward(rounds: int) -> Rows:
     yield lanes("embedded model, logits of 8 x 100 tokens", lambda lane: models[lane.name].logits(ids), rounds), None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
+def run(quick: bool) -> Iterator[measure.Result]:
+    size, rounds = (32, 1) if quick else (2048, 7)
     rng = np.random.Generator(np.random.PCG64(0))
-    print(surroundings())
-    print(f"ordered / fast, median of {given.rounds} alternating rounds [least, most]")
-    for group in (
-        products(given.size, given.rounds, rng),
-        factors(given.size, given.rounds, rng),
-        functions(given.rounds, rng),
-        forward(given.rounds),
-    ):
+    for group in (products(size, rounds, rng), factors(size, rounds, rng), functions(rounds, rng), forward(rounds)):
         for comparison, limit in group:
-            print(comparison.line(limit), flush=True)
+            yield measure.Result(name=comparison.name, comparison=comparison, limit=limit)
+
+
+def main() -> None:
+    measure.script(TITLE, NEEDS, ROWS, run)
 
 
 if __name__ == "__main__":
