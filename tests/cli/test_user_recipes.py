@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import model
 from refquant.apply.checkpoint import load, load_quantized
+from refquant.apply.recipe import Recipe
 from tests.cli.conftest import write_lines
 
 DATA = Path(__file__).parents[1] / "data" / "llada"
@@ -88,3 +90,10 @@ def test_rewrites_that_do_not_go_together_are_told_before_anything_is_read(run, 
         assert told in ran.err
         assert len(ran.err.strip().splitlines()) == 1
         assert not Path("out").exists()
+
+
+def test_the_recipe_in_the_readme_is_one():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    recipe = Recipe.from_toml(shown)
+    assert [part.method for part in recipe.rewrites] == ["quarot", "awq"]
