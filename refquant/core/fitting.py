@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from refquant.core.coding import real_codes
+from refquant.core.clip_search import search_clip
 from refquant.core.grid import RANGE_FLOOR, Grid, grid_from_range
 from refquant.core.nested_fitting import coded_grid
 from refquant.core.scheme import Scheme
-from refquant.core.spec import ClipSearch, QuantSpec
+from refquant.core.spec import QuantSpec
 from refquant.errors import InputError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
-
-SLAB = 1 << 16  # elements of a matrix that the clip search works on at a time
 
 
 def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
@@ -57,7 +53,7 @@ def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
         return coded_grid(hi, spec, spec.scales, arithmetic)
     if spec.clip_search is None:
         return grid_from_range(lo, hi, spec)
-    return _search_clip(x, lo, hi, spec, spec.clip_search, arithmetic)
+    return search_clip(x, lo, hi, spec, spec.clip_search, arithmetic)
 
 
 def tile_ranges(x: Array, spec: QuantSpec) -> tuple[Array, Array]:
@@ -133,42 +129,3 @@ def _widen_empty(lo: Array, hi: Array, scheme: Scheme) -> tuple[Array, Array]:
         hi = np.maximum(hi, floor)
         return -hi if scheme.range == "absmax" else lo, hi
     return lo, hi
-
-
-def _search_clip(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSearch, arithmetic: Arithmetic) -> Grid:
-    """Search slab by slab along the first axis: tiles do not see each other, and the temporary arrays stay small."""
-    if x.ndim == 0 or not x.size or len(lo) == 1:
-        return _search_slab(x, lo, hi, spec, search, arithmetic)
-    slabs = [_search_slab(x[rows], lo[tiles], hi[tiles], spec, search, arithmetic) for rows, tiles in spec.tiling.slabs(x.shape, SLAB)]
-    zeros = [slab.zero for slab in slabs if slab.zero is not None]
-    scale = np.concatenate([slab.scale for slab in slabs])
-    return Grid(scale=scale, zero=np.concatenate(zeros) if zeros else None, signed=spec.scheme.signed_scale)
-
-
-def _search_slab(x: Array, lo: Array, hi: Array, spec: QuantSpec, search: ClipSearch, arithmetic: Arithmetic) -> Grid:
-    """The shrunken range with the least error sum of each tile; the first (widest) wins ties. Source: IST-DASLab/gptq, ``mse``."""
-    tiling = spec.tiling
-    spec = replace(spec, overflow="saturate", nan="zero")  # a shrunken range is meant to clip
-    values = tiling.by_tile(np.where(np.isnan(x), x.dtype.type(0), x), 0.0)
-    inside = tiling.by_tile(np.ones(x.shape, dtype=bool), False)
-    best = np.full(lo.shape, np.inf)
-    chosen = grid_from_range(lo, hi, spec)
-    for ratio in search.ratios:
-        factor = x.dtype.type(ratio)
-        # What overflows has an infinite loss, which never wins; what underflows has none.
-        with np.errstate(over="ignore", under="ignore"):
-            grid = grid_from_range(lo * factor, hi * factor, spec)
-            scale = grid.scale.astype(x.dtype)[..., None]
-            zero = None if grid.zero is None else grid.zero.astype(x.dtype)[..., None]
-            codes = real_codes(values, scale, zero, spec)
-            error = np.abs(scale * (codes if zero is None else codes - zero) - values)
-            loss = arithmetic.sum(arithmetic.power(np.where(inside, error, x.dtype.type(0)), search.norm), axis=-1)
-        better = loss < best
-        best = np.where(better, loss, best)
-        chosen = _merge(better, grid, chosen)
-    return chosen
-
-
-def _merge(take_new: Array, new: Grid, old: Grid) -> Grid:
-    zero = None if new.zero is None or old.zero is None else np.where(take_new, new.zero, old.zero)
-    return Grid(scale=np.where(take_new, new.scale, old.scale), zero=zero, signed=old.signed)

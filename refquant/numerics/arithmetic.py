@@ -28,7 +28,8 @@ Axis = int | tuple[int, ...] | None
 class Arithmetic(ABC):
     """The operations whose last bits depend on who computes them.
 
-    Every operation keeps the floating dtype of its arguments (float32 or float64) and never writes into them.
+    Every operation keeps the floating dtype of its arguments (float32 or float64) and writes into none but those called `out` and `total`,
+    and where its name says so.
     """
 
     name: str
@@ -71,8 +72,8 @@ class Arithmetic(ABC):
         """Natural logarithm, elementwise."""
 
     @abstractmethod
-    def power(self, x: Array, exponent: Array | float) -> Array:
-        """``x ** exponent`` for non-negative `x`, elementwise."""
+    def power(self, x: Array, exponent: Array | float, out: Array | None = None) -> Array:
+        """``x ** exponent`` for non-negative `x`, elementwise; into `out`, which may be `x`, if it is given."""
 
     @abstractmethod
     def sin(self, x: Array) -> Array:
@@ -164,9 +165,9 @@ class FastArithmetic(Arithmetic):
         """Logarithm by NumPy."""
         return np.log(x)
 
-    def power(self, x: Array, exponent: Array | float) -> Array:
+    def power(self, x: Array, exponent: Array | float, out: Array | None = None) -> Array:
         """Power by NumPy."""
-        return np.asarray(np.power(x, exponent))
+        return np.asarray(np.power(x, exponent, out=out))
 
     def sin(self, x: Array) -> Array:
         """Sine by NumPy."""

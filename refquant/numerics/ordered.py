@@ -49,9 +49,13 @@ class OrderedArithmetic(Arithmetic):
         """Logarithm by :mod:`refquant.numerics.elementary`."""
         return elementary.log(x)
 
-    def power(self, x: Array, exponent: Array | float) -> Array:
+    def power(self, x: Array, exponent: Array | float, out: Array | None = None) -> Array:
         """Power by :mod:`refquant.numerics.elementary`."""
-        return elementary.power(x, exponent)
+        found = elementary.power(x, exponent)
+        if out is None:
+            return found
+        out[...] = found
+        return out
 
     def sin(self, x: Array) -> Array:
         """Sine by :mod:`refquant.numerics.elementary`."""

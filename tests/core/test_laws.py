@@ -294,6 +294,6 @@ def test_slabs_of_the_clip_search_change_nothing(monkeypatch: pytest.MonkeyPatch
         s = spec("int3", tiling=tiling, mse=True)
         whole = rtn(x, s).digest()
         for slab in (1, 100, 250):
-            monkeypatch.setattr("refquant.core.fitting.SLAB", slab)
+            monkeypatch.setattr("refquant.core.clip_search.SLAB", slab)
             assert rtn(x, s).digest() == whole
         monkeypatch.undo()
