@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from refquant.apply.linear_layout import LinearLayout, Settings, entry, integer_spec, native_integers, one_spec
+from refquant.apply.linear_layout import Described, LinearLayout, Settings, entry, integer_spec, native_integers, one_spec
 from refquant.core import QTensor, QuantSpec, Tiling, spec
 from refquant.errors import InputError
 from refquant.layout import compressed_floats, compressed_tensors
@@ -65,7 +65,7 @@ def _compressed_native(like: QTensor | None, shape: tuple[int, ...], variant: st
     return native_integers(tuple(range(1, 9)), multiple=True)(like, shape, variant)
 
 
-def _compressed_config(weights: Mapping[str, QTensor], plain: Sequence[str], variant: str) -> dict[str, Any]:
+def _compressed_config(weights: Mapping[str, Described], plain: Sequence[str], variant: str) -> dict[str, Any]:
     found = one_spec(weights)
     size = found.tiling.extents[1]
     strategy = "tensor" if compressed_tensors.is_per_tensor(found) else "channel" if size is None else "group"

@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from refquant.apply.compressed_layout import COMPRESSED_TENSORS
 from refquant.apply.exporting import Exported, ExportSource, Loss, chosen_variant
-from refquant.apply.linear_layout import LinearLayout
+from refquant.apply.lazy_tensors import Spool, write_shards
+from refquant.apply.linear_layout import LinearLayout, Written
 from refquant.apply.linear_layouts import AWQ, BITSANDBYTES, GPTQ
 from refquant.apply.mx_layout import MX
 from refquant.core import QTensor
@@ -20,7 +22,7 @@ from refquant.errors import InputError
 from refquant.methods.grid.rtn import rtn
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import float_dtype
-from refquant.storage import write_bytes, write_tensors, write_text
+from refquant.storage import TensorSource, write_bytes, write_text
 
 DEQUANTIZED = ("float32", "bfloat16", "float16", "float64")
 
@@ -53,44 +55,53 @@ def write_mx(source: ExportSource, out: Path, *, variant: str, requantize: bool)
 def write_dequantized(source: ExportSource, out: Path, *, variant: str, requantize: bool) -> Exported:
     """Plain weights; the variant is their dtype, and a dtype that cannot hold a number is refused unless it may be rounded."""
     variant = chosen_variant("dequantized", DEQUANTIZED, variant)
-    dtype, losses, tensors = float_dtype(variant), {}, dict(source.untouched)
-    for name, weight in source.weights.items():
-        values = _values(weight)
-        with np.errstate(over="ignore", under="ignore"):
-            rounded = values.astype(dtype)
-        back = rounded.astype(np.float64)
-        if not np.isfinite(back).all():
-            raise InputError(f"{name}: {variant} cannot hold {float(np.abs(values).max()):g}; choose another --variant")
-        if not np.array_equal(back, values):
-            if not requantize:
-                wrong = tuple(int(i) for i in np.argwhere(back != values)[0])
-                raise InputError(
-                    f"{name}: {variant} cannot hold {float(values[wrong])!r} at {wrong}; choose another --variant or --requantize"
-                )
-            losses[name] = Loss.between(values, back)
-        tensors[f"{name}.weight"] = rounded
-    _write_folder(source, out, tensors, None)
+    dtype, losses, groups = float_dtype(variant), dict[str, Loss](), dict[str, Mapping[str, TensorSource]]()
+    with TemporaryDirectory(dir=out) as waiting:
+        spool = Spool(Path(waiting))
+        for name in source.weights:
+            values = _values(source.weights[name])
+            rounded = _rounded(name, values, variant, requantize)
+            if not np.array_equal(rounded.astype(np.float64), values):
+                losses[name] = Loss.between(values, rounded)
+            groups[name] = spool.put(name, {"weight": rounded})
+        _write_folder(source, out, groups, None)
     return Exported(variant=variant, weights=len(source.weights), bits_per_weight=Fraction(8 * dtype.itemsize), losses=losses)
+
+
+def _rounded(name: str, values: Array, variant: str, requantize: bool) -> Array:
+    """Numbers in a narrower dtype; InputError if one does not fit, or is changed though that is not allowed."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = values.astype(float_dtype(variant))
+    back = rounded.astype(np.float64)
+    if not np.isfinite(back).all():
+        raise InputError(f"{name}: {variant} cannot hold {float(np.abs(values).max()):g}; choose another --variant")
+    if not requantize and not np.array_equal(back, values):
+        wrong = tuple(int(i) for i in np.argwhere(back != values)[0])
+        raise InputError(f"{name}: {variant} cannot hold {float(values[wrong])!r} at {wrong}; choose another --variant or --requantize")
+    return rounded
 
 
 def _write(layout: LinearLayout, source: ExportSource, out: Path, variant: str, requantize: bool) -> Exported:
     variant = chosen_variant(layout.name, layout.variants, variant)
     if not source.weights:
         raise InputError(f"{source.folder}: no linear is quantized; there is nothing to write in the {layout.name} layout")
-    held: dict[str, QTensor] = {}
+    written: dict[str, Written] = {}
     losses: dict[str, Loss] = {}
-    tensors: dict[str, Array] = dict(source.untouched)
-    stored_bits = 0
-    for name, weight in source.weights.items():
-        held[name] = _held(layout, name, weight, variant, requantize)
-        if held[name] is not weight:
-            losses[name] = Loss.between(_values(weight), _values(held[name]))
-        for part, array in layout.pack(held[name], variant).items():
-            tensors[f"{name}.{part}"] = array
-            stored_bits += array.nbytes * 8
-    _write_folder(source, out, tensors, layout.config(held, source.plain, variant))
-    count = sum(q.codes.size for q in held.values())
-    return Exported(variant=variant, weights=len(held), bits_per_weight=Fraction(stored_bits, count), losses=losses)
+    groups: dict[str, Mapping[str, TensorSource]] = {}
+    count = stored_bits = 0
+    with TemporaryDirectory(dir=out) as waiting:
+        spool = Spool(Path(waiting))
+        for name in source.weights:
+            weight = source.weights[name]
+            held = _held(layout, name, weight, variant, requantize)
+            if held is not weight:
+                losses[name] = Loss.between(_values(weight), _values(held))
+            parts = layout.pack(held, variant)
+            groups[name] = spool.put(name, parts)
+            written[name] = Written(spec=held.spec, permutation=held.permutation)
+            count, stored_bits = count + held.codes.size, stored_bits + sum(array.nbytes * 8 for array in parts.values())
+        _write_folder(source, out, groups, layout.config(written, source.plain, variant))
+    return Exported(variant=variant, weights=len(written), bits_per_weight=Fraction(stored_bits, count), losses=losses)
 
 
 def _held(layout: LinearLayout, name: str, weight: QTensor | Array, variant: str, requantize: bool) -> QTensor:
@@ -113,11 +124,18 @@ def _values(weight: QTensor | Array) -> Array:
     return weight.dequantize(np.dtype(np.float64)) if isinstance(weight, QTensor) else weight.astype(np.float64)
 
 
-def _write_folder(source: ExportSource, out: Path, tensors: Mapping[str, Array], block: Mapping[str, Any] | None) -> None:
+def _write_folder(
+    source: ExportSource, out: Path, linears: Mapping[str, Mapping[str, TensorSource]], block: Mapping[str, Any] | None
+) -> None:
     config = {key: value for key, value in source.config.items() if key != "quantization_config"}
     if block is not None:
         config["quantization_config"] = block
     write_text(out / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     for path in source.files:
         write_bytes(out / path.name, path.read_bytes())
-    write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
+    kept = {name: {name: TensorSource.stored(source.stored, name)} for name in source.untouched}
+    parts = {f"{name}.weight": group for name, group in linears.items()}
+    both = sorted({part for group in parts.values() for part in group} & set(kept))
+    if both:
+        raise InputError(f"{source.folder}: the tensor {both[0]} has the name of a linear's part")
+    write_shards(out, kept | parts, source.shard_bytes)

@@ -15,12 +15,19 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 import model
-from refquant.apply.checkpoint import KEPT_FILES, is_quantized, load_quantized
+from refquant.apply.checkpoint import KEPT_FILES, is_quantized
+from refquant.apply.description import DESCRIPTION, Description, read_description
+from refquant.apply.lazy_tensors import ReadAtUse, stored_tensors
+from refquant.apply.recipe import Recipe
+from refquant.apply.saving import CORRECTION_PARTS, correction_name
+from refquant.apply.stored_parts import PARTS, read_weight
+from refquant.apply.verifying import verify_folder
 from refquant.core import QTensor
 from refquant.core.metrics import noise_to_signal
 from refquant.errors import InputError, UsageError
 from refquant.numerics.arrays import Array
-from refquant.storage import new_directory, open_checkpoint, read_json
+from refquant.storage import Checkpoint, new_directory, open_checkpoint, read_json
+from refquant.storage.streaming import SHARD_BYTES
 
 EXPORTERS: dict[str, str] = {
     "gptq": "refquant.apply.export_linears:write_gptq",
@@ -35,11 +42,13 @@ EXPORTERS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSource:
-    """The folder to export, read.
+    """The folder to export, checked; its tensors are read when they are asked for, every time.
 
     Parameters
     ----------
     folder : Path
+    stored : Checkpoint
+        Its tensors.
     config : dict
         ``config.json``.
     weights : mapping of QTensor or ndarray
@@ -48,18 +57,23 @@ class ExportSource:
         Every other tensor, by full name.
     files : tuple of Path
         Tokenizer and the like, to be copied.
+    shard_bytes : int
+        Most bytes of tensors in one file of what is written.
     """
 
     folder: Path
+    stored: Checkpoint
     config: Mapping[str, Any]
     weights: Mapping[str, QTensor | Array]
     untouched: Mapping[str, Array]
     files: tuple[Path, ...]
+    shard_bytes: int = SHARD_BYTES
 
     @property
     def plain(self) -> tuple[str, ...]:
         """Linears that are not quantized, embedding and head included: untouched matrices, without ``.weight``."""
-        return tuple(name.removesuffix(".weight") for name, array in self.untouched.items() if name.endswith(".weight") and array.ndim == 2)
+        matrices = (name for name in self.untouched if name.endswith(".weight") and len(self.stored.shape(name)) == 2)
+        return tuple(name.removesuffix(".weight") for name in matrices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +136,17 @@ def chosen_variant(layout: str, variants: Sequence[str], variant: str) -> str:
     return variant or variants[0]
 
 
-def export(folder: Path, layout: str, out: Path, *, variant: str = "", requantize: bool = False, weights_only: bool = False) -> Exported:
-    """Write a folder in another layout.
+def export(
+    folder: Path,
+    layout: str,
+    out: Path,
+    *,
+    variant: str = "",
+    requantize: bool = False,
+    weights_only: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Exported:
+    """Write a folder in another layout, a linear at a time.
 
     Parameters
     ----------
@@ -139,6 +162,8 @@ def export(folder: Path, layout: str, out: Path, *, variant: str = "", requantiz
         Round what the layout cannot hold to what it can, and say how much was lost.
     weights_only : bool
         Leave out the recipe's quantization of activations, attention and cache, of which these layouts know nothing.
+    shard_bytes : int
+        Most bytes of tensors in one safetensors file.
 
     Raises
     ------
@@ -148,7 +173,7 @@ def export(folder: Path, layout: str, out: Path, *, variant: str = "", requantiz
         If the layout cannot hold the folder, naming what it cannot hold; or `folder` is damaged, or `out` exists.
     """
     exporter = find_exporter(layout)
-    source, left_out = read_source(folder), beyond_weights(folder)
+    source, left_out = replace(read_source(folder), shard_bytes=shard_bytes), beyond_weights(folder)
     if left_out and not weights_only:
         found = ", ".join(left_out)
         raise InputError(f"{folder}: layout {layout} holds weights, and this folder also quantizes {found}; --weights-only drops that")
@@ -159,37 +184,47 @@ def export(folder: Path, layout: str, out: Path, *, variant: str = "", requantiz
 
 
 def read_source(folder: Path) -> ExportSource:
-    """Read a folder, quantized or not; errors as of :func:`refquant.apply.checkpoint.load`."""
+    """Check a folder, quantized or not, and have it ready to be read; errors as of :func:`refquant.apply.checkpoint.load`."""
     stored = open_checkpoint(folder)
-    weights: dict[str, QTensor | Array]
+    hidden: set[str]
+    weights: Mapping[str, QTensor | Array]
     if is_quantized(folder):
-        quantized = load_quantized(folder)
-        if quantized.rewritten.online or quantized.rewritten.scores:
+        description = verify_folder(folder)
+        if description.rewritten.online or description.rewritten.scores:
             raise InputError(f"{folder}: linears have transforms of their inputs at run time, which no layout of weights holds")
-        # What is not codes on a grid (sums of signs) no layout holds as it is: its numbers go on, to be requantized if asked.
-        weights = {name: w if isinstance(w, QTensor) else w.dequantize() for name, w in quantized.weights.items()}
-        parts = {f"{name}.{part}" for name, weight in quantized.weights.items() for part in weight.parts()}
+        weights = ReadAtUse(tuple(description.weights), lambda name: _exportable(stored, name, description))
+        hidden = {f"{name}.{part}" for name in description.weights for part in PARTS}
+        hidden |= {correction_name(index, part) for index in description.corrections for part in CORRECTION_PARTS}
     else:
-        weights = {name: stored.read(f"{name}.weight") for name in model.load(folder).linears}
-        parts = {f"{name}.weight" for name in weights}
+        weights = ReadAtUse(tuple(model.load(folder, stream=True).linears), lambda name: stored.read(f"{name}.weight"))
+        hidden = {f"{name}.weight" for name in weights}
     return ExportSource(
         folder=folder,
+        stored=stored,
         config=read_json(folder / "config.json"),
         weights=weights,
-        untouched={name: stored.read(name) for name in stored.names if name not in parts},
+        untouched=stored_tensors(stored, [name for name in stored.names if name not in hidden]),
         files=tuple(folder / name for name in KEPT_FILES if name != "config.json" and (folder / name).is_file()),
     )
 
 
+def _exportable(stored: Checkpoint, name: str, description: Description) -> QTensor | Array:
+    """A linear's codes; what is not codes on a grid (sums of signs) no layout holds as it is: its numbers go on, to be requantized."""
+    weight = read_weight(stored, name, description.weights[name], stored.directory / DESCRIPTION)
+    return weight if isinstance(weight, QTensor) else weight.dequantize()
+
+
 def beyond_weights(folder: Path) -> list[str]:
-    """What the recipe of a quantized folder quantizes besides weights."""
+    """What the recipe of a quantized folder quantizes besides weights, or corrects."""
     if not is_quantized(folder):
         return []
-    recipe = load_quantized(folder).recipe
+    description = read_description(folder)
+    recipe = Recipe.from_dict(description.recipe, f"{folder / DESCRIPTION}: recipe")
     found = {
         "activations": recipe.activations.method != "none",
         "queries and keys": recipe.queries_keys.method != "none",
         "values": recipe.values.method != "none",
         "attention probabilities": bool(recipe.probabilities.bits),
+        "the attention output, which it corrects": bool(description.corrections),
     }
     return [name for name, there in found.items() if there]

@@ -9,34 +9,33 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from refquant.apply.checkpoint import KEPT_FILES, Provenance, save_quantized
+from refquant.apply.imported_recipe import weight_recipe
+from refquant.apply.lazy_tensors import ReadAtUse, Spool, stored_tensors, write_shards
 from refquant.apply.linear_layout import LinearLayout, Settings
 from refquant.apply.linear_layouts import LINEAR_LAYOUTS
 from refquant.apply.quantized import QuantizedModel
-from refquant.apply.recipe import Recipe
-from refquant.core import QTensor, QuantSpec, Tiling
-from refquant.core import spec as named_spec
-from refquant.core.block_formats import BLOCK_FORMATS, block_name
+from refquant.apply.saving import KEPT_FILES, Provenance, WeightOnDisk, fill_folder, weight_entry
+from refquant.core import QTensor, QuantSpec
 from refquant.errors import InputError, UsageError
-from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array
 from refquant.storage import (
     Checkpoint,
+    TensorSource,
     canonical_json,
     digest,
     new_directory,
     open_checkpoint,
     read_json,
     write_bytes,
-    write_tensors,
     write_text,
 )
 from refquant.storage.border import quoted
+from refquant.storage.streaming import SHARD_BYTES
 
 IMPORTERS: dict[str, str] = {
     "gptq": "refquant.apply.importing:read_gptq",
@@ -65,6 +64,10 @@ class Imported:
         SHA-256 of what was read.
     files : mapping of bytes
         Tokenizer and the like.
+    stored : Checkpoint, optional
+        Where the untouched tensors lie, if they can be read from there piece by piece.
+    elements, total_bits : int
+        Of all weights together; 0 until they were gone through.
     """
 
     layout: str
@@ -74,6 +77,15 @@ class Imported:
     untouched: Mapping[str, Array]
     digest: str
     files: Mapping[str, bytes] = field(default_factory=dict)
+    stored: Checkpoint | None = None
+    elements: int = 0
+    total_bits: int = 0
+
+    def kept(self) -> dict[str, TensorSource]:
+        """The untouched tensors, to be written."""
+        if self.stored is not None:
+            return {name: TensorSource.stored(self.stored, name) for name in self.untouched}
+        return {name: TensorSource.of(array) for name, array in self.untouched.items()}
 
 
 class Importer(Protocol):
@@ -117,8 +129,10 @@ def quantization_block(path: Path, config: Mapping[str, Any]) -> Mapping[str, An
     return {"quant_method": "gptq", **read_json(older)} if older.is_file() else None
 
 
-def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "") -> Imported:
+def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "", shard_bytes: int = SHARD_BYTES) -> Imported:
     """Read a folder or file of another layout and write it as a quantized folder, or as a plain one if nothing in it is quantized.
+
+    Linears are read, checked and put aside one at a time (of GGUF, which is read whole, they are written so).
 
     Parameters
     ----------
@@ -129,6 +143,8 @@ def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "")
         A key of :data:`IMPORTERS`; empty for what :func:`detect` says.
     variant : str
         Instead of what the file says of itself, where it is wrong.
+    shard_bytes : int
+        Most bytes of tensors in one file.
 
     Raises
     ------
@@ -138,86 +154,41 @@ def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "")
         If the file is damaged or holds what a quantized folder cannot, or `out` exists.
     """
     found = find_importer(layout or detect(path))(path, variant=variant)
-    if not found.weights:
-        with new_directory(out) as folder:
-            _write_dense(found, folder)
-        return found
-    recipe = weight_recipe(found)
-    quantized = QuantizedModel(recipe=recipe, weights=found.weights)
-    run = digest(canonical_json([recipe.digest(), found.digest]))
-    with tempfile.TemporaryDirectory() as temporary:
-        # The folder that this would be without quantization: what a quantized folder is written from.
-        _write_dense(found, Path(temporary))
-        provenance = Provenance(input_digest=found.digest, calibration_digest="", seed=0, run_digest=run)
-        save_quantized(out, Path(temporary), quantized, provenance)
-    return found
+    with new_directory(out) as folder, tempfile.TemporaryDirectory(dir=folder) as waiting:
+        plain = Path(waiting) / "plain"  # the files of the folder that this would be without quantization
+        plain.mkdir()
+        write_text(plain / "config.json", json.dumps(found.config, indent=2, ensure_ascii=False) + "\n")
+        for name, data in found.files.items():
+            write_bytes(plain / name, data)
+        kept: dict[str, Mapping[str, TensorSource]] = {name: {name: one} for name, one in found.kept().items()}
+        if not found.weights:
+            for file in plain.iterdir():
+                file.rename(folder / file.name)
+            write_shards(folder, kept, shard_bytes)
+            return found
+        return _write_quantized(found, folder, plain, kept, shard_bytes)
 
 
-def _write_dense(found: Imported, folder: Path) -> None:
-    """The checkpoint with plain weights in the place of quantized ones."""
-    write_text(folder / "config.json", json.dumps(found.config, indent=2, ensure_ascii=False) + "\n")
-    for name, data in found.files.items():
-        write_bytes(folder / name, data)
-    dense = {f"{name}.weight": weight.dequantize() for name, weight in found.weights.items()}
-    write_tensors(folder / "model.safetensors", dense | dict(found.untouched), {"format": "pt"})
-
-
-def weight_recipe(found: Imported) -> Recipe:
-    """The recipe that says what the weights look like.
-
-    Raises
-    ------
-    InputError
-        If they do not all look alike, or linears of one last name are quantized in one block and not in another: recipes skip by last name.
-    """
-    first = next(iter(found.weights))
-    spec = found.weights[first].spec
-    for name, weight in found.weights.items():
-        if weight.spec != spec:
-            raise InputError(f"{first} and {name} are quantized differently; a quantized folder has one recipe for all")
-    quantized = {name.rpartition(".")[2] for name in found.weights}
-    blocks = {name.rpartition(".")[0] for name in found.weights}
-    plain = {
-        name.removesuffix(".weight")
-        for name, array in found.untouched.items()
-        if name.endswith(".weight") and array.ndim == 2 and name.removesuffix(".weight").rpartition(".")[0] in blocks
-    }
-    both = sorted(name for name in plain if name.rpartition(".")[2] in quantized)
+def _write_quantized(
+    found: Imported, folder: Path, plain: Path, kept: Mapping[str, Mapping[str, TensorSource]], shard_bytes: int
+) -> Imported:
+    spool, specs, weights = Spool(plain), dict[str, QuantSpec](), dict[str, WeightOnDisk]()
+    elements = total_bits = 0
+    for name in found.weights:
+        weight = found.weights[name]
+        specs[name] = weight.spec
+        weights[name] = WeightOnDisk(entry=weight_entry(weight), parts=spool.put(name, weight.parts()))
+        elements, total_bits = elements + weight.codes.size, total_bits + weight.total_bits
+    both = sorted({part for one in weights.values() for part in one.parts} & set(kept))
     if both:
-        raise InputError(f"{both[0]} is not quantized although others of its kind are; a quantized folder skips kinds of linears")
-    return Recipe(name=f"imported-{found.layout}").replace(
-        description=f"Imported from the {found.layout} layout ({found.variant})",
-        weights=_weight_fields(spec),
-        calibration={"states": "none"},
-        skip=tuple(sorted({name.rpartition(".")[2] for name in plain})),
-    )
-
-
-def _weight_fields(spec: QuantSpec) -> dict[str, Any]:
-    if not isinstance(spec.format, IntFormat):
-        named = _block_names(spec)
-        if spec.scales is None and not named and spec.tiling == Tiling.channel():
-            return {"method": "rtn", "format": spec.format.name, "group_size": -1, "scale_format": spec.scale_format or ""}
-        if not named:
-            raise InputError(f"{spec.format.name} in tiles {spec.tiling.extents}; recipes have no name for this block format")
-        return {"method": "rtn", "format": named[0]}
-    size = spec.tiling.extents[1]
-    if spec.tiling.extents[0] is None:
-        raise InputError("one scale a tensor; a quantized folder has at least one for each row")
-    return {
-        "method": "rtn",
-        "bits": spec.format.bits,
-        "scheme": spec.scheme.name,
-        "group_size": -1 if size is None else size,
-        "scale_format": spec.scale_format or "",
-    }
-
-
-def _block_names(spec: QuantSpec) -> list[str]:
-    """Names of the block formats that a spec is, with the block it has."""
-    size = spec.tiling.extents[-1]
-    tried = [block_name(block, size) if block.any_block and size is not None else name for name, block in BLOCK_FORMATS.items()]
-    return [name for name in tried if named_spec(name) == spec]
+        raise InputError(f"the tensor {both[0]} has the name of a quantized weight's part")
+    matrices = (name for name, one in found.kept().items() if len(one.shape) == 2)
+    recipe = weight_recipe(found.layout, found.variant, specs, matrices)
+    run = digest(canonical_json([recipe.digest(), found.digest]))
+    provenance = Provenance(input_digest=found.digest, calibration_digest="", seed=0, run_digest=run)
+    groups = dict(sorted({**kept, **{f"{name}.weight": one.parts for name, one in weights.items()}}.items()))
+    fill_folder(folder, plain, groups, weights, QuantizedModel(recipe=recipe, weights={}), provenance, shard_bytes=shard_bytes)
+    return replace(found, elements=elements, total_bits=total_bits)
 
 
 def read_gptq(path: Path, *, variant: str) -> Imported:
@@ -316,8 +287,9 @@ def _read(layout: LinearLayout, path: Path, variant: str) -> Imported:
         layout=layout.name,
         variant=opened.settings.variant,
         config={key: value for key, value in opened.config.items() if key != "quantization_config"},
-        weights={name: read_linear(layout, opened, name) for name in opened.linears},
-        untouched={name: opened.stored.read(name) for name in opened.untouched},
+        weights=ReadAtUse(opened.linears, lambda name: read_linear(layout, opened, name)),
+        untouched=stored_tensors(opened.stored, opened.untouched),
+        stored=opened.stored,
         digest=digest(canonical_json([opened.stored.digest(), dict(opened.config)])),
         files=files,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from refquant.core import QTensor, QuantSpec, Tiling, spec
 from refquant.errors import InputError
@@ -12,6 +12,26 @@ from refquant.layout.fields import column_tiles
 from refquant.numerics.arrays import Array
 
 DEFAULT_GROUP = 128
+
+
+class Described(Protocol):
+    """What a ``quantization_config`` looks at in a weight: a :class:`~refquant.core.QTensor`, or what is left of one that was written."""
+
+    @property
+    def spec(self) -> QuantSpec:
+        """How it is quantized."""
+
+    @property
+    def permutation(self) -> Array | None:
+        """Its activation order, if any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What is left of a weight that was written: see :class:`Described`."""
+
+    spec: QuantSpec
+    permutation: Array | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +84,12 @@ class LinearLayout:
     pack: Callable[[QTensor, str], dict[str, Array]]
     unpack: Callable[[Mapping[str, Array], Settings], QTensor]
     native: Callable[[QTensor | None, tuple[int, ...], str], QuantSpec]
-    config: Callable[[Mapping[str, QTensor], Sequence[str], str], dict[str, Any]]
+    config: Callable[[Mapping[str, Described], Sequence[str], str], dict[str, Any]]
     settings: Callable[[Mapping[str, Any]], Settings]
     dtype: Literal["float64", "float32"] = "float64"
 
 
-def one_spec(weights: Mapping[str, QTensor]) -> QuantSpec:
+def one_spec(weights: Mapping[str, Described]) -> QuantSpec:
     """The spec that all weights share as far as a ``quantization_config`` speaks of it; InputError naming two that differ."""
     first, *others = weights
     wanted = weights[first].spec

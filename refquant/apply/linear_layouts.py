@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from refquant.apply.compressed_layout import COMPRESSED_TENSORS
-from refquant.apply.linear_layout import LinearLayout, Settings, entry, group_size, integer_spec, native_integers, one_spec
+from refquant.apply.linear_layout import Described, LinearLayout, Settings, entry, group_size, integer_spec, native_integers, one_spec
 from refquant.apply.mx_layout import MX
 from refquant.core import QTensor, QuantSpec
 from refquant.errors import InputError
@@ -18,7 +18,7 @@ def _gptq_zeros(variant: str) -> gptq.ZeroFormat:
     return cast(gptq.ZeroFormat, variant)
 
 
-def _gptq_config(weights: Mapping[str, QTensor], plain: Sequence[str], variant: str) -> dict[str, Any]:
+def _gptq_config(weights: Mapping[str, Described], plain: Sequence[str], variant: str) -> dict[str, Any]:
     found = one_spec(weights)
     block: dict[str, Any] = {
         "quant_method": "gptq",
@@ -52,7 +52,7 @@ def _gptq_unpack(parts: Mapping[str, Array], settings: Settings) -> QTensor:
         raise
 
 
-def _awq_config(weights: Mapping[str, QTensor], plain: Sequence[str], variant: str) -> dict[str, Any]:
+def _awq_config(weights: Mapping[str, Described], plain: Sequence[str], variant: str) -> dict[str, Any]:
     found = one_spec(weights)
     return {
         "quant_method": "awq",
@@ -88,7 +88,7 @@ def _blocks_native(like: QTensor | None, shape: tuple[int, ...], variant: str) -
     return bitsandbytes.block_spec(kind, blocks or 64, bool(nested))
 
 
-def _blocks_config(weights: Mapping[str, QTensor], plain: Sequence[str], variant: str) -> dict[str, Any]:
+def _blocks_config(weights: Mapping[str, Described], plain: Sequence[str], variant: str) -> dict[str, Any]:
     one_spec(weights)
     kind, _, nested = variant.partition("-")
     return {

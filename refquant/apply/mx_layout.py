@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from refquant.apply.linear_layout import LinearLayout, Settings, entry, one_spec
+from refquant.apply.linear_layout import Described, LinearLayout, Settings, entry, one_spec
 from refquant.core import QTensor, QuantSpec, spec
 from refquant.core.block_formats import BLOCK_FORMATS
 from refquant.errors import InputError
@@ -39,7 +39,7 @@ def _native(like: QTensor | None, shape: tuple[int, ...], variant: str) -> Quant
     return spec(variant)
 
 
-def _config(weights: Mapping[str, QTensor], plain: Sequence[str], variant: str) -> dict[str, Any]:
+def _config(weights: Mapping[str, Described], plain: Sequence[str], variant: str) -> dict[str, Any]:
     one_spec(weights)
     return {"quant_method": "mx", "format": variant, "ignore": list(plain)}
 

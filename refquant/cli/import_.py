@@ -32,12 +32,10 @@ def command(path: Path, out: Path, layout: str | None, variant: str, form: str) 
     Codes, scales and zero points stay what they are. If nothing in PATH is quantized, what is written is a plain checkpoint.
     """
     found = import_folder(path, out, layout=layout or "", variant=variant)
-    total = sum(weight.codes.size for weight in found.weights.values())
-    stored = sum(weight.total_bits for weight in found.weights.values())
-    average = Fraction(stored, total) if total else Fraction(0)
+    average = Fraction(found.total_bits, found.elements) if found.elements else Fraction(0)
     if form == "json":
         tree = {"layout": found.layout, "variant": found.variant, "weights": len(found.weights), "bits_per_weight": float(average)}
         show_json({"command": "import", "out": str(out), **tree, "input_digest": found.digest})
     else:
-        what = f"{counted(len(found.weights), 'linear')}, {bits(average)} bits a weight" if total else "nothing in it is quantized"
+        what = f"{counted(len(found.weights), 'linear')}, {bits(average)} bits a weight" if found.elements else "nothing in it is quantized"
         show([f"{out}: from {found.layout} ({found.variant}): {what}"])
