@@ -14,6 +14,7 @@ from refquant.apply.run import Workbench, open_workbench
 from refquant.cli.evaluating import chosen_sizes, evaluation_costs, held_out, processors
 from refquant.cli.progress import Progress
 from refquant.cli.streams import show_json, talk_console
+from refquant.cli.study_outliers import outliers
 from refquant.cli.study_qdlm import qdlm
 from refquant.errors import InputError
 from refquant.report.ladder import ladder_markdown
@@ -32,10 +33,11 @@ Examples:
 
 @click.group(name="study")
 def command() -> None:
-    """Experiments on the embedded model, over calibration seeds, with intervals."""
+    """Experiments on the embedded model, over calibration seeds, with intervals; outliers of any model."""
 
 
 command.add_command(qdlm)
+command.add_command(outliers)
 
 
 @command.command(epilog=EPILOG)
