@@ -20,7 +20,7 @@ def examples(page):
     return EXAMPLE.findall(page.partition("Examples:")[2])
 
 
-@pytest.mark.parametrize("page", [*(name for name in COMMANDS if name != "study"), "study ladder", "study qdlm", "study outliers"])
+@pytest.mark.parametrize("page", [*(name for name in COMMANDS if name != "study"), "study ladder", "study outliers"])
 def test_a_help_page_ends_with_examples(run, page):
     ran = run(*page.split(), "--help")
     assert ran.code == 0
