@@ -24,6 +24,8 @@ EXTRAS = {
     "hypothesis": ("refquant.conformance",),
     "pytest": ("refquant.conformance",),
     "matplotlib": ("refquant.report",),
+    "dask": ("refquant.apply.dask_cluster",),
+    "distributed": ("refquant.apply.dask_cluster",),
 }
 
 
