@@ -87,7 +87,8 @@ def tables() -> str:
             "### Codebooks",
             codebooks(),
             "### Integers",
-            f"{len(INTEGERS)} formats: {integers}. Codes are the integers; `to_patterns` writes them as two's complement or offset binary.",
+            f"{len(INTEGERS)} formats: {integers}. Codes are the integers; `to_patterns` writes them as two's complement or offset binary. "
+            "`uint2_narrow` to `uint16_narrow` lack the highest code, as brevitas has it.",
             "### Blocks",
             blocks(),
             "",
