@@ -17,7 +17,7 @@ from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
 from refquant.numerics.rounding import Rounding, round_to_integer
 
-SLAB = 1 << 16  # elements that are coded at a time
+SLAB = 1 << 17  # elements that are coded at a time
 BEFORE_ROUNDING = ("real", "integer_first")  # zero points that are added to x / s before it is rounded
 
 
@@ -57,7 +57,7 @@ def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
         return encode_members(x, grid, spec)
     codes = np.empty(x.shape, dtype=spec.format.dtype)
     for rows, start, scale, zero in _slabs(grid, x.shape, spec, x.dtype):
-        codes[rows] = real_codes(x[rows], scale, zero, spec, first_row=start)
+        codes[rows] = _integer_codes(x[rows], scale, zero, spec, start)
     return codes
 
 
@@ -102,9 +102,10 @@ def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floatin
     if working not in (np.float32, np.float64):
         raise UsageError(f"codes decode to float32 or float64, not {working}; cast the result")
     values = np.empty(codes.shape, dtype=working)
+    finite = _cannot_overflow(codes.dtype, grid, spec, working)
     for rows, start, scale, zero in _slabs(grid, codes.shape, spec, working):
-        steps = codes[rows].astype(working) if isinstance(spec.format, IntFormat) else formats.decode(codes[rows], spec.format, working)
-        values[rows] = _decode(steps, scale, zero, start)
+        steps = codes[rows] if isinstance(spec.format, IntFormat) else formats.decode(codes[rows], spec.format, working)
+        _decode(steps, scale, zero, values[rows], start, finite)
     return values
 
 
@@ -131,7 +132,7 @@ def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
         return decode(encode_members(x, grid, spec), grid, spec, x.dtype)
     values = np.empty(x.shape, dtype=x.dtype)
     for rows, start, scale, zero in _slabs(grid, x.shape, spec, x.dtype):
-        values[rows] = _decode(real_codes(x[rows], scale, zero, spec, first_row=start), scale, zero, start)
+        _decode(real_codes(x[rows], scale, zero, spec, first_row=start), scale, zero, values[rows], start)
     return values
 
 
@@ -166,6 +167,13 @@ def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec, *, f
     """
     if not isinstance(spec.format, IntFormat):
         return formats.decode(member_codes(x, scale, spec, first_row=first_row), spec.format, x.dtype)
+    codes = _integer_codes(x, scale, zero, spec, first_row)
+    codes += codes.dtype.type(0)  # makes +0 of -0
+    return codes
+
+
+def _integer_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec, first_row: int) -> Array:
+    """What :func:`real_codes` returns for integers, but that zeros may have either sign."""
     missing = np.isnan(x)
     if missing.any():
         if spec.nan == "raise":
@@ -176,8 +184,9 @@ def real_codes(x: Array, scale: Array, zero: Array | None, spec: QuantSpec, *, f
     if zero is not None and spec.scheme.zero in BEFORE_ROUNDING:
         steps = steps + zero
         zero = None
-    codes = round_to_integer(steps, Rounding(spec.rounding))
-    codes += codes.dtype.type(0) if zero is None else zero  # adding +0 makes a +0 of -0
+    codes = np.rint(steps, out=steps) if spec.rounding == Rounding.HALF_EVEN else round_to_integer(steps, Rounding(spec.rounding))
+    if zero is not None:
+        codes += zero
     return _apply_overflow(codes, spec, first_row)
 
 
@@ -246,16 +255,30 @@ def _apply_overflow(codes: Array, spec: QuantSpec, first_row: int) -> Array:
     return np.asarray(np.remainder(np.remainder(codes, members) - lo, members) + lo)
 
 
-def _decode(codes: Array, scale: Array, zero: Array | None, first_row: int) -> Array:
+def _cannot_overflow(codes: np.dtype[np.integer], grid: Grid, spec: QuantSpec, working: np.dtype[np.floating]) -> bool:
+    """Whether no integer of one or two bytes can leave `working`: then nobody has to look at every product."""
+    if codes.itemsize > 2 or not isinstance(spec.format, IntFormat):
+        return False
+    scale, zero = grid.in_dtype(working)
+    reach = working.type(1 << 8 * codes.itemsize)  # rounding keeps order, so what the largest does not do none does
+    with np.errstate(over="ignore"):
+        widest = np.abs(scale) * (reach if zero is None else reach + np.abs(zero))
+    return bool(np.isfinite(widest).all())
+
+
+def _decode(codes: Array, scale: Array, zero: Array | None, values: Array, first_row: int, finite: bool = False) -> None:
+    """Write ``scale * (codes - zero)`` to `values`; `finite` says that no product can overflow."""
+    np.copyto(values, codes)
     with np.errstate(over="ignore", under="ignore"):
-        values = np.asarray(scale * (codes if zero is None else codes - zero))
-    if not np.isfinite(values).all():
+        if zero is not None:
+            values -= zero
+        values *= scale
+    if not finite and not np.isfinite(values).all():
         wrong = ~np.isfinite(values)
         where = _first(wrong, first_row)
         raise NumericalError(
             f"code {float(codes[_first(wrong)]):g} at index {where} times its scale overflows {values.dtype.name}; decode it to float64"
         )
-    return values
 
 
 def _first(where: Array, first_row: int = 0) -> tuple[int, ...]:

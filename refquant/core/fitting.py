@@ -9,10 +9,14 @@ from refquant.core.grid import RANGE_FLOOR, Grid, grid_from_range
 from refquant.core.nested_fitting import coded_grid
 from refquant.core.scheme import Scheme
 from refquant.core.spec import QuantSpec
+from refquant.core.tiling import Tiling
 from refquant.errors import InputError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
 from refquant.numerics.casting import as_working
+from refquant.numerics.extremes import row_extremes
+
+RANGE_SLAB = 1 << 17  # elements that are searched for extremes at a time
 
 
 def fit_grid(x: Array, spec: QuantSpec, arithmetic: Arithmetic = FAST) -> Grid:
@@ -83,10 +87,7 @@ def tile_ranges(x: Array, spec: QuantSpec) -> tuple[Array, Array]:
     tiling, scheme = spec.tiling, spec.scheme
     if spec.nan == "zero":
         x = np.where(np.isnan(x), x.dtype.type(0), x)
-    axes = tiling.inner_axes
-    lo = tiling.blocks(x, np.inf).min(axis=axes)
-    hi = tiling.blocks(x, -np.inf).max(axis=axes)
-    lo, hi = np.asarray(lo), np.asarray(hi)
+    lo, hi = _extremes(x, tiling)
     if not (np.isfinite(lo) & np.isfinite(hi)).all():
         tile = tuple(int(i) for i in np.argwhere(~(np.isfinite(lo) & np.isfinite(hi)))[0])
         found = "NaN" if np.isnan(lo[tile]) else "an infinity"
@@ -98,6 +99,21 @@ def tile_ranges(x: Array, spec: QuantSpec) -> tuple[Array, Array]:
         with np.errstate(under="ignore"):
             lo, hi = np.asarray(lo * ratio), np.asarray(hi * ratio)
     return lo, hi
+
+
+def _extremes(x: Array, tiling: Tiling) -> tuple[Array, Array]:
+    """Smallest and largest number of every tile; NaN for both where there is one."""
+    size = tiling.run_length(x.shape)
+    if size is None or not x.size or not x.flags.c_contiguous:
+        axes = tiling.inner_axes
+        return np.asarray(tiling.blocks(x, np.inf).min(axis=axes)), np.asarray(tiling.blocks(x, -np.inf).max(axis=axes))
+    rows = x.reshape(-1, size)
+    lo, hi = np.empty((2, len(rows)), x.dtype)
+    step = max(1, RANGE_SLAB // size)
+    for start in range(0, len(rows), step):
+        lo[start : start + step], hi[start : start + step] = row_extremes(rows[start : start + step])
+    shape = tiling.grid_shape(x.shape)
+    return lo.reshape(shape), hi.reshape(shape)
 
 
 def _apply_range_rule(lo: Array, hi: Array, scheme: Scheme) -> tuple[Array, Array]:

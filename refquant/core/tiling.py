@@ -139,6 +139,19 @@ class Tiling:
         for start in range(0, -(-shape[0] // step), run):
             yield slice(start * step, (start + run) * step), slice(0, 1) if shared else slice(start, start + run)
 
+    def run_length(self, shape: tuple[int, ...]) -> int | None:
+        """How many elements a tile has if every tile is as many consecutive elements of a contiguous array; None if one is not.
+
+        Examples
+        --------
+        >>> Tiling((1, 4)).run_length((3, 8)), Tiling((1, None)).run_length((3, 8)), Tiling((1, 4)).run_length((3, 10))
+        (4, 8, None)
+        """
+        sizes = self._sizes(shape)
+        if not sizes or any(step != 1 for _, step in sizes[:-1]) or shape[-1] % sizes[-1][1]:
+            return None
+        return sizes[-1][1]
+
     @property
     def inner_axes(self) -> tuple[int, ...]:
         """The axes of :meth:`blocks` that run inside a tile."""
