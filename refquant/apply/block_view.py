@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,25 +78,50 @@ class BlockView:
         InputError
             If too few calibration tokens reach an expert.
         """
+        pieces: dict[str, list[tuple[Array, Array | None]]] = {name: [] for name in names}
+        for found in self._batches(names, weighted):
+            for name in names:
+                pieces[name].append(found[name])
+        rows: dict[str, tuple[Array, Array | None]] = {}
+        for name in names:
+            counted = [weights for _, weights in pieces[name] if weights is not None]
+            rows[name] = np.concatenate([x for x, _ in pieces[name]]), np.concatenate(counted) if counted else None
+        self._check_experts({name: len(x) for name, (x, _) in rows.items()})
+        return rows
+
+    def largest(self, names: Sequence[str]) -> dict[str, Array]:
+        """Largest magnitudes ``[features]`` of what :meth:`rows` would give, and its errors, without holding the tokens."""
+        found: dict[str, Array] = {}
+        tokens = dict.fromkeys(names, 0)
+        for batch in self._batches(names, weighted=False):
+            for name, (x, _) in batch.items():
+                top = np.max(np.abs(x), axis=0, initial=0)
+                found[name] = np.maximum(found[name], top) if name in found else top
+                tokens[name] += len(x)
+        self._check_experts(tokens)
+        return found
+
+    def _batches(self, names: Sequence[str], weighted: bool) -> Iterator[dict[str, tuple[Array, Array | None]]]:
+        """What :meth:`rows` puts together, batch by batch."""
         experts = expert_numbers(self.m, self.index)
         routing = (f"blocks.{self.index}.routing", f"blocks.{self.index}.routing_weights")
-        pieces: dict[str, list[Array]] = {name: [] for name in names}
-        weights: dict[str, list[Array]] = {name: [] for name in names}
         for number, seen in enumerate(self.seen([*map(self.tap, names), *routing])):
-            counted = self.token_weights[number]
+            counted, found = self.token_weights[number], dict[str, tuple[Array, Array | None]]()
             for name in names:
-                x = seen[self.tap(name)]
+                x, own = seen[self.tap(name)], None
                 x = x.reshape(-1, x.shape[-1])
-                pieces[name].append(through(online_transforms(self.linear(name)), x, self.m.arithmetic) if name in self.m.linears else x)
+                if name in self.m.linears:
+                    x = through(online_transforms(self.linear(name)), x, self.m.arithmetic)
                 if weighted and counted is not None:
-                    own = (
-                        expert_weights(experts[name], seen[routing[0]], seen[routing[1]], counted, "routed") if name in experts else counted
-                    )
-                    weights[name].append(np.asarray(own).reshape(-1))
-        found, total = {}, sum(x.shape[0] * x.shape[1] for x in self.hidden)
-        for name in names:
-            x = np.concatenate(pieces[name])
+                    own = counted
+                    if name in experts:
+                        own = expert_weights(experts[name], seen[routing[0]], seen[routing[1]], counted, "routed")
+                    own = np.asarray(own).reshape(-1)
+                found[name] = x, own
+            yield found
+
+    def _check_experts(self, tokens: Mapping[str, int]) -> None:
+        experts, total = expert_numbers(self.m, self.index), sum(x.shape[0] * x.shape[1] for x in self.hidden)
+        for name, count in tokens.items():
             if name in experts:
-                check_coverage(name, len(x), total, self.recipe.calibration.min_expert_tokens)
-            found[name] = (x, np.concatenate(weights[name]) if weights[name] else None)
-        return found
+                check_coverage(name, count, total, self.recipe.calibration.min_expert_tokens)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -41,16 +42,24 @@ class ScaleRewriter(Rewriter):
         """The rewrites of all places that the recipe names, in the order of execution."""
         online = {name for group in view.m.linear_groups(view.index) for name in group if online_transforms(view.linear(name))}
         sites = [found for site in scale_sites(view.m.architecture, view.index) if (found := self._usable(site, online)) is not None]
-        rows = view.rows([input_name(view, site) for site in sites], self.weighted) if sites else {}
         total: Rewrite | None = None
-        for site in sites:
-            x, token_weights = rows[input_name(view, site)]
-            try:
-                one = self.one(view, site, x, token_weights)
-            except (InputError, NumericalError) as error:
-                raise type(error)(f"{site.searched[0]}: {error}") from error
-            total = one if total is None else total.then(one)
+        for place in self.together(sites):
+            looked_at = self.inputs_of(view, [input_name(view, site) for site in place])
+            for site in place:
+                try:
+                    one = self.one(view, site, *looked_at[input_name(view, site)])
+                except (InputError, NumericalError) as error:
+                    raise type(error)(f"{site.searched[0]}: {error}") from error
+                total = one if total is None else total.then(one)
         return total
+
+    def together(self, sites: Sequence[ScaleSite]) -> list[list[ScaleSite]]:
+        """Sites whose inputs are looked at in one pass over the calibration batches."""
+        return [list(sites)] if sites else []
+
+    def inputs_of(self, view: BlockView, names: Sequence[str]) -> Mapping[str, tuple[Array, Array | None]]:
+        """What :meth:`one` is handed of each input, and what its tokens count."""
+        raise NotImplementedError
 
     def sketch(self, m: Transformer, online: Collection[str] = ()) -> Rewrite | None:
         """Factors of one at all places that the recipe names."""
@@ -91,11 +100,15 @@ class SmoothingRewriter(ScaleRewriter):
 
     part: Smoothing
 
+    def inputs_of(self, view: BlockView, names: Sequence[str]) -> Mapping[str, tuple[Array, Array | None]]:
+        """The largest magnitude of each channel."""
+        return {name: (largest, None) for name, largest in view.largest(names).items()}
+
     def one(self, view: BlockView, site: ScaleSite, x: Array, token_weights: Array | None) -> Rewrite:
-        """Factors from the maxima."""
+        """Factors from the maxima `x`."""
         return smoothquant(
             site,
-            np.abs(x).max(axis=0),
+            x,
             {name: view.linear(name).weight for name in site.searched},
             self.part.alpha,
             counted=self._counted(site),
@@ -117,6 +130,14 @@ class AwqRewriter(ScaleRewriter):
     """AWQ's first stage."""
 
     part: Awq
+
+    def together(self, sites: Sequence[ScaleSite]) -> list[list[ScaleSite]]:
+        """One place at a time: a search holds the inputs of all tokens."""
+        return [list(place) for _, place in groupby(sites, key=lambda site: site.place)]
+
+    def inputs_of(self, view: BlockView, names: Sequence[str]) -> Mapping[str, tuple[Array, Array | None]]:
+        """All rows."""
+        return view.rows(names, self.weighted)
 
     def one(self, view: BlockView, site: ScaleSite, x: Array, token_weights: Array | None) -> Rewrite:
         """Factors by search."""
