@@ -41,14 +41,19 @@ def estimated_peak(m: Transformer, recipe: Recipe, tokens: int) -> int:
     """
     streamed, item = isinstance(m.parameters, StreamedTensors), m.dtype.itemsize
     shapes = [{plan.name: (plan.out, plan.into) for plan in block.linears} for block in m.architecture.blocks]
-    batch = min(tokens, BATCH_TOKENS) if recipe.needs_calibration else 0
+    tokens = tokens if recipe.needs_calibration else 0
+    batch, length = min(tokens, BATCH_TOKENS), math.ceil(tokens / recipe.calibration.samples)
     phases = [_reading(math.prod(shape), item) for block in shapes for shape in block.values()]
     for block in shapes:
         quantized = {name: shape for name, shape in block.items() if not is_skipped(recipe, name)}
         if recipe.weights.method != "none":
             phases += [_linear(shape, recipe, item, tokens) for shape in quantized.values()]
         if batch:
-            phases.append(_forward(block, m, batch, item, streamed))
+            phases.append(_forward(block, m, batch, length, streamed))
+    if batch and recipe.values.method in ("minmax", "ia_aq"):  # V's scales look at the softmax output and V of all calibration tokens
+        shape = m.architecture
+        seen = tokens * (shape.n_heads * length + shape.kv_heads * shape.head_dim) * item
+        phases.append(seen + max(_forward(block, m, batch, length, streamed) for block in shapes))
     if batch and recipe.tokens.weighting != "uniform":
         rows = max(LOGITS, 128 * m.config.embedding_rows)
         phases.append(min(rows, batch * m.config.embedding_rows) * (item + 3 * DOUBLE))
@@ -57,7 +62,7 @@ def estimated_peak(m: Transformer, recipe: Recipe, tokens: int) -> int:
         codes = sum(held) * (1 + (item if batch else 0))
     else:  # of a block while calibration passes through it, else of the linear before
         codes = max(held) if batch else max(math.prod(shape) for block in shapes for shape in block.values())
-    hidden = (tokens if batch else 0) * m.config.d_model * item * 2
+    hidden = tokens * m.config.d_model * item * 2
     return resident() + codes + hidden + max(phases)
 
 
@@ -79,11 +84,12 @@ def _linear(shape: tuple[int, int], recipe: Recipe, item: int, tokens: int) -> i
     return max(before, sweep)
 
 
-def _forward(block: dict[str, tuple[int, int]], m: Transformer, batch: int, item: int, streamed: bool) -> int:
-    """A block on a batch: activations, and the largest weight where weights are read or decoded when they are used."""
-    widest = max(max(shape) for shape in block.values())
+def _forward(block: dict[str, tuple[int, int]], m: Transformer, batch: int, length: int, streamed: bool) -> int:
+    """A block on a batch of sequences: activations, and the largest weight where weights are read or decoded when they are used."""
+    item, widest = m.dtype.itemsize, max(max(shape) for shape in block.values())
+    scores = 2 * m.architecture.n_heads * length
     weight = max(math.prod(shape) for shape in block.values()) * (2 * item + 1) if streamed else 0
-    return weight + batch * (3 * widest + 6 * m.config.d_model) * item
+    return weight + batch * (3 * widest + 6 * m.config.d_model + scores) * item
 
 
 def resident() -> int:

@@ -16,6 +16,7 @@ from tests.apply.tiny import write_folder
 
 RTN, GPTQ = find_recipe("rtn-w4a16"), find_recipe("gptq-w4a4")
 WIDE = {"d_model": 1024, "mlp_hidden_size": 3072, "n_heads": 8, "n_kv_heads": 8}
+LONG = {"d_model": 128, "mlp_hidden_size": 256, "n_heads": 16, "n_kv_heads": 16, "max_sequence_length": 1024}
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from refquant.apply.run import open_workbench
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 plan = find_recipe(sys.argv[3])
 if plan.needs_calibration:
-    plan = plan.replace(calibration={"states": "iid", "samples": 8, "prompts": 8, "gen_length": 32, "block_length": 8})
+    plan = plan.replace(calibration={"states": "stored", "samples": 8})
 bench = open_workbench(source, model.load(source, stream=True), source / "calib.jsonl", 0)
 tokens = bench.states(plan.calibration).tokens if plan.needs_calibration else 0
 estimate = estimated_peak(bench.model, plan, tokens)
@@ -38,11 +39,12 @@ print(json.dumps({"estimate": estimate, "peak": peak * 1024}))
 """
 
 
-def sparse(folder, layers):
-    """A model of width 1024 and its calibration lines."""
-    write_folder(folder, dtype=np.float32, n_layers=layers, **WIDE)
+def made(folder, layers, tokens, shape):
+    """A model and eight stored calibration states."""
+    write_folder(folder, dtype=np.float32, n_layers=layers, **shape)
     rng = np.random.default_rng(0)
-    (folder / "calib.jsonl").write_text("".join(json.dumps({"ids": rng.integers(4, 900, 64).tolist()}) + "\n" for _ in range(8)))
+    states = [{"ids": rng.integers(4, 900, tokens).tolist(), "masked": list(range(tokens // 2, tokens))} for _ in range(8)]
+    (folder / "calib.jsonl").write_text("".join(json.dumps(state) + "\n" for state in states))
     return folder
 
 
@@ -74,7 +76,17 @@ def test_it_grows_with_what_costs_memory():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("name", ["rtn-w4a16", "dllmquant-w4a16"])
 def test_the_peak_is_within_a_quarter_of_the_estimate_and_does_not_grow_with_layers(tmp_path, name):
-    found = {layers: measured(sparse(tmp_path / str(layers), layers), tmp_path / f"out{layers}", name) for layers in (2, 4)}
+    found = {layers: measured(made(tmp_path / str(layers), layers, 64, WIDE), tmp_path / f"out{layers}", name) for layers in (2, 4)}
     for one in found.values():
         assert 0.75 < one["estimate"] / one["peak"] < 1.25, found
     assert found[4]["peak"] < 1.1 * found[2]["peak"], found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_long_sequences_are_estimated_too(tmp_path):
+    """The softmax output that V's scales look at outweighs everything else: 8 x 16 heads x 768 x 768 numbers."""
+    found = measured(made(tmp_path / "model", 2, 768, LONG), tmp_path / "out", "dllmquant-w4a4")
+    assert found["peak"] > 8 * 16 * 768 * 768 * 4
+    assert 0.75 < found["estimate"] / found["peak"] < 1.25, found
