@@ -80,12 +80,6 @@ def table_row(result: measure.Result) -> str:
     return f"| {result.name.strip()} | {result.size} | {middle}{unit} | {low} to {high} | {limit} | {share} | {result.note} |"
 
 
-def written(page: str, lines: list[str]) -> str:
-    """The page with other lines between the markers; ValueError if they are not there."""
-    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
-    return page[:before] + "\n" + "\n".join(lines) + "\n" + page[after:]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed as ratios to peers, on this machine.")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs; limits mean nothing then")
@@ -107,7 +101,7 @@ def main() -> int:
             print(f"{name} FAILED with exit code {error.returncode}; what it said stands above")
         print(f"   {time.perf_counter() - began:.0f} s", flush=True)
     if given.write:
-        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), table.page()), encoding="utf-8")
+        PAGE.write_text(measure.between(PAGE.read_text(encoding="utf-8"), BEGIN, END, table.page()), encoding="utf-8")
     return summary(table, time.perf_counter() - start, given.strict)
 
 

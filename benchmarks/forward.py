@@ -52,6 +52,7 @@ class Size:
             n_heads=self.width // self.head,
             mlp_hidden_size=3 * self.width,
             vocab_size=self.vocabulary,
+            embedding_size=None,
             weight_tying=False,
             mask_token_id=3,
             eos_token_id=1,

@@ -200,6 +200,12 @@ def _best(call: Callable[[], Any], rounds: int = 7) -> float:
     return min(seconds)
 
 
+def between(page: str, begin: str, end: str, lines: Sequence[str]) -> str:
+    """A page with other lines between two markers; ValueError if they are not there."""
+    before, after = page.index(begin) + len(begin), page.index(end)
+    return page[:before] + "\n" + "\n".join(lines) + "\n" + page[after:]
+
+
 def script(title: str, needs: Sequence[str], rows: Sequence[str], run: Callable[[bool], Iterator[Result]]) -> None:
     """The command line of one script: title, rows and surroundings, or with `--json` each of them as a line of JSON."""
     parser = argparse.ArgumentParser(description=title)

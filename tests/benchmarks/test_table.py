@@ -119,7 +119,7 @@ def test_the_page_gets_the_table(monkeypatch, capsys, tmp_path):
 
 
 def test_the_real_page_has_the_place_for_it():
-    assert table.written(table.PAGE.read_text(encoding="utf-8"), ["new"])
+    assert measure.between(table.PAGE.read_text(encoding="utf-8"), table.BEGIN, table.END, ["new"])
 
 
 def test_a_network_that_differs_is_not_timed():
@@ -143,6 +143,7 @@ def test_flops_of_the_forward_pass():
     per_token = 4 * 512 * 512 + 3 * 512 * 1536 + 2 * 8 * 512 + 100 * 512
     assert size.flops == 2 * 8 * per_token
     assert size.config.mlp_width == 1536
+    assert size.config.embedding_rows == 100
 
 
 def test_quick_scripts_run(monkeypatch, capsys):
