@@ -19,6 +19,8 @@ In the ordered lane results are the same bytes whoever computes. In the fast lan
 kernel and number of threads everywhere: with ``blas=1`` and one thread here (``OPENBLAS_NUM_THREADS=1``, or a model so narrow that the
 command line takes one), on machines of one kind.
 
+Processes import the script that started them: one that opens executors does so behind ``if __name__ == "__main__":``.
+
 Whoever may submit tasks to a Dask scheduler may run any program on its workers: it belongs into a network of one's own.
 """
 

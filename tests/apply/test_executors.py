@@ -122,6 +122,19 @@ def test_dask_is_asked_for_and_not_there(monkeypatch):
         chosen_executor("dask://local", None)
 
 
+def test_dask_is_loaded_only_where_it_is_asked_for():
+    code = (
+        "import sys\n"
+        "from refquant.apply.executors import chosen_executor, open_workforce\n"
+        "with open_workforce(chosen_executor('threads?workers=1', None)):\n"
+        "    print([m for m in ('dask', 'distributed') if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_results_keep_the_order_of_the_tasks_and_few_tasks_are_begun(tmp_path):
     asked = []
 

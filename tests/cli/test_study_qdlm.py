@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
 import model
+from refquant.apply.study.cell import run_cell
 from refquant.apply.study.folder import read_raw
 
 
@@ -44,6 +46,20 @@ def test_no_time_no_cells(beside, run, tmp_path):
     assert "2 of 2 cells were not run" in found.err
     head = json.loads((tmp_path / "here" / "found" / "qdlm.jsonl").read_text().splitlines()[0])
     assert head["left_out"] == ["W4A4 RTN, outliers", "W4A4 RTN, plain"]
+
+
+def test_an_interrupt_keeps_the_cell_in_hand(beside, run, tmp_path, monkeypatch):
+    def interrupted(lab, cell):
+        signal.raise_signal(signal.SIGINT)
+        return run_cell(lab, cell)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("refquant.apply.study.run.run_cell", interrupted)
+        found = run(*WORDS)
+    assert (found.code, found.out) == (130, "")
+    assert "the cells in hand are finished first" in found.err
+    assert "finished cells are safe in found; run the same command again" in found.err
+    assert len(list((tmp_path / "here" / "found" / "cells").iterdir())) == 1
 
 
 def test_refusals(run):
