@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 import model
+from refquant.apply.block_view import BlockView
 from refquant.apply.executors import ExecutorPlan, blas_threads, chosen_executor, open_workforce
+from refquant.apply.group_inputs import input_statistics
 from refquant.apply.linear_task import LinearTask, quantize_linear
 from refquant.apply.run import open_workbench
 from refquant.apply.workforce import HERE, Workforce, loaded_blas
@@ -25,7 +27,7 @@ from refquant.core import Stats
 from refquant.errors import InputError, NotPositiveDefiniteError, UsageError
 from refquant.numerics import LANES
 from tests.apply.at_work import Killer, Slowly, begun, die, pid, slowly
-from tests.apply.tiny import recipe, write_folder
+from tests.apply.tiny import recipe, tiny, write_folder
 
 ROOT = Path(__file__).parents[2]
 IID = {"states": "iid", "samples": 6, "prompts": 4, "gen_length": 8, "block_length": 4}
@@ -175,6 +177,18 @@ def test_workers_do_not_show_in_the_bytes(source, tmp_path, two, text, name, lan
     else:
         with open_workforce(ExecutorPlan.read(text)) as force:
             assert folder_of(tmp_path / "threads", source, plan, force, lane) == want
+
+
+@pytest.mark.parametrize("lane", ["fast", "ordered"])
+def test_statistics_are_merged_in_order_or_in_a_lane_where_order_does_not_matter(lane):
+    m, rng = tiny("float32"), np.random.default_rng(3)
+    m = model.build(m.config, m.parameters, "float32", arithmetic=LANES[lane])
+    hidden = [rng.standard_normal((2, 5, 16)).astype(np.float32) for _ in range(7)]
+    view = BlockView(m=m, index=0, hidden=hidden, token_weights=[None] * 7, recipe=PLANS["gptq"])
+    alone = input_statistics(view, next(iter(m.linears)), None)
+    with open_workforce(ExecutorPlan.read("threads?workers=3")) as force:
+        found = input_statistics(view, next(iter(m.linears)), None, force)
+    assert (found.tokens, found.hessian.tobytes()) == (70, alone.hessian.tobytes())
 
 
 def test_an_error_is_the_one_that_was_raised(two):
