@@ -113,6 +113,35 @@ def test_the_linears_that_are_counted():
         smoothquant(SITE, a, weights, counted=("v",))
 
 
+def product_error(x, w, bits, factors=1.0, tokens=slice(None)):
+    """Relative error of these tokens' products, both sides rounded by one scale a tensor behind factors; plain NumPy."""
+
+    def rounded(a):
+        step = np.abs(a).max() / (2 ** (bits - 1) - 1)
+        return np.rint(a / step) * step
+
+    exact = x @ w.T
+    change = (rounded(x / factors) @ rounded(w * factors).T - exact)[tokens]
+    return np.sqrt((change * change).sum() / (exact[tokens] * exact[tokens]).sum())
+
+
+def test_what_smoothing_is_worth():
+    """A channel 100 times as large costs 8 bits the other channels, and smoothing gives them back; one massive token at 4 bits it does not."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((64, 32)), rng.standard_normal((16, 32))
+    loud, small = x.copy(), w.copy()
+    loud[:, 5] *= 100
+    small[:, 5] /= 100
+    factors = smoothing_factors(np.abs(loud).max(axis=0), [small])
+    assert product_error(loud, small, 8) > 0.4
+    assert product_error(loud, small, 8, factors) < 0.02
+    massive, others = x.copy(), np.arange(64) != 3
+    massive[3, 5] = 3e5
+    factors = smoothing_factors(np.abs(massive).max(axis=0), [w])
+    assert product_error(x, w, 4, tokens=others) < 0.25
+    assert product_error(massive, w, 4, factors, others) > 0.9
+
+
 def test_what_does_not_fit_is_refused():
     a, w = np.ones(2), np.ones((3, 2))
     for wrong, allowed in (
