@@ -126,7 +126,7 @@ def product_error(x, w, bits, factors=1.0, tokens=slice(None)):
 
 
 def test_what_smoothing_is_worth():
-    """A channel 100 times as large costs 8 bits the other channels, and smoothing gives them back; one massive token at 4 bits it does not."""
+    """At 8 bits a channel 100 times as large costs the others, and smoothing gives them back; one massive token at 4 bits it does not."""
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((64, 32)), rng.standard_normal((16, 32))
     loud, small = x.copy(), w.copy()
