@@ -179,7 +179,7 @@ def plain_row(name: str, array: Array) -> Row:
         shape=array.shape,
         stored_bits=array.nbytes * 8,
         values=found,
-        counts=_histogram(array.astype(np.float64), found),
+        counts=_histogram(as_float64(array), found),
         digest=tensor_digest(array),
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from refquant.apply.checkpoint import load_quantized
 from refquant.apply.exporting import export
-from refquant.apply.inspecting import INSPECTORS, Range, inspect
+from refquant.apply.inspecting import INSPECTORS, Range, inspect, plain_row
 from refquant.errors import InputError
 from refquant.storage import open_checkpoint, write_tensors
 from tests.apply.folders import saved
@@ -97,3 +98,10 @@ def test_nowhere(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         inspect(tmp_path / "nowhere.safetensors")
     assert all(suffix.startswith(".") for suffix in INSPECTORS)
+
+
+@pytest.mark.parametrize(("bits", "pattern"), [("bfloat16", 0x7F81), ("float32", 0x7F800001), ("float16", 0x7C01)])
+def test_signalling_nan_is_counted_and_warns_of_nothing(bits, pattern):
+    kind = np.dtype(bits) if bits != "bfloat16" else np.dtype(ml_dtypes.bfloat16)
+    row = plain_row("x", np.array([pattern, 0], dtype=f"u{kind.itemsize}").view(kind))
+    assert (row.values.low, row.values.high, row.values.not_finite) == (0, 0, 1)
