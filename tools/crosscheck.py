@@ -3,6 +3,9 @@
     python tools/crosscheck.py                      makes .venv-crosscheck, installs the `crosscheck` extra, runs, writes the page
     python tools/crosscheck.py --python PYTHON      uses an environment that has everything already
 
+No GPU is used. What PyPI calls torch brings 4 GB of GPU libraries along; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the
+environment has pip take the one without.
+
 The rows of the page come from the tests themselves, one JSON line each (``tests/crosscheck/conftest.py``); a test that fails or is
 skipped has none, and then the page is not written.
 """

@@ -63,7 +63,7 @@ class Guided:
         self.margin = activation_margin(rows, self.layer.form)
         mine, theirs = self.layer.seen(rows), self.layer.seen(self.theirs)
         seen = Seen(numbers=self._decided(mine.numbers, theirs.numbers), sums=self._decided(mine.sums, theirs.sums))
-        return self.layer.product(seen).reshape(*x.shape[:-1], -1)
+        return self.layer.product(seen).astype(x.dtype).reshape(*x.shape[:-1], -1)
 
     def _decided(self, mine, theirs):
         if mine is None or self.layer.form == "F32":

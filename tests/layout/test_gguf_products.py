@@ -127,6 +127,15 @@ def test_products_are_ggmls(kind):
     assert (np.abs(plain - PRODUCTS[f"{kind}.product"]) > 64 * 2.0**-24 * sizes).any()
 
 
+def test_results_are_float32_numbers_in_the_inputs_dtype():
+    layer = GgmlLinear(quantize(np.full((1, 32), 0.1), "q8_0"))
+    found = layer(np.full((2, 1, 32), 1 / 3))
+    assert found.dtype == np.float64  # what comes next is computed in it
+    assert found.shape == (2, 1, 1)
+    assert np.array_equal(found, found.astype(np.float32))
+    assert layer(np.ones((1, 32), np.float32)).dtype == np.float32
+
+
 def test_q8_1_rounds_the_sum_and_not_its_terms():
     x = np.full((1, 32), 1.0, np.float32)
     found = seen_as(x, "Q8_1")

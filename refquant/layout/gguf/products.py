@@ -56,8 +56,9 @@ class GgmlLinear:
         self._minima = as_float64(weight.fields().m).reshape(weight.shape[0], -1).T if apart else None
 
     def __call__(self, x: Array) -> Array:
-        """Apply the layer to ``[..., in]``; float32."""
-        return self.product(self.seen(x.reshape(-1, x.shape[-1]))).reshape(*x.shape[:-1], -1)
+        """Apply the layer to ``[..., in]``: float32 numbers, in the dtype of `x`, which the model goes on to compute in."""
+        found = self.product(self.seen(x.reshape(-1, x.shape[-1])))
+        return found.astype(x.dtype, copy=False).reshape(*x.shape[:-1], -1)
 
     def seen(self, rows: Array) -> Seen:
         """What becomes of activations ``[rows, in]``."""
