@@ -97,6 +97,7 @@ def test_blas_takes_one_thread_in_workers_that_join_later_too(force, address, tm
     assert force.blas() == loaded_blas()
 
 
+@pytest.mark.slow
 def test_nobody_answers(capfd):
     plan = ExecutorPlan.read("dask://127.0.0.1:9")
     said = r"^dask tcp://127.0.0.1:9: no Dask scheduler answers there[^\n]*$"
