@@ -8,9 +8,10 @@ from refquant.core.stats import Stats, checked_tokens, extremes, finite_hessian,
 from refquant.errors import InputError, NumericalError, UsageError
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array
+from refquant.numerics.casting import as_float64
 
 RUN = 4096  # tokens whose products are added up in float32 before they go to float64
-SQUARE = 256  # rows and columns of a triangle that are moved at a time
+SQUARE = 128  # rows and columns of a triangle that are moved at a time
 
 
 class RunningStats:
@@ -54,6 +55,7 @@ class RunningStats:
         self._total = np.zeros((kept, kept))
         self._narrow = np.zeros((kept, kept), dtype=np.float32) if working == "float32" else self._total[:0, :0]
         self._pending = 0
+        self._given_away = False
 
     def add(self, x: Array, token_weights: Array | None = None) -> None:
         """Add tokens ``[..., features]``.
@@ -68,10 +70,13 @@ class RunningStats:
             one = Stats.of(x, token_weights, self._arithmetic)
             self._merged = one if self._merged is None else self._merged.merge(one)
             return
-        rows_used = weighted(rows, weights, self._working.type)
+        tokens, absmax = extremes(rows, weights)
+        finite = weights is None and bool((as_float64(absmax) <= np.finfo(self._working).max).all())
+        rows_used = weighted(rows, weights, self._working.type, known_finite=finite)
+        if self._given_away:  # somebody has looked at the statistics so far, and keeps them
+            self._total, self._given_away = self._total.copy(), False
         for start in range(0, len(rows_used), RUN):
             self._add_run(rows_used[start : start + RUN])
-        tokens, absmax = extremes(rows, weights)
         self._tokens += tokens
         self._absmax = absmax if self._absmax is None else np.maximum(self._absmax, absmax)
 
@@ -87,8 +92,8 @@ class RunningStats:
     def _flush(self) -> None:
         """Take what was added up in float32 to the total, rows that stay in the cache at a time."""
         for start in range(0, len(self._narrow), SQUARE):
-            part = self._narrow[start : start + SQUARE, : start + SQUARE]
-            self._total[start : start + SQUARE, : start + SQUARE] += part
+            part = self._narrow[start : start + SQUARE, start:]
+            self._total[start : start + SQUARE, start:] += part
             part[:] = 0
         self._pending = 0
 
@@ -104,20 +109,18 @@ class RunningStats:
             return self._merged or Stats.of(np.zeros((0, self._features)), arithmetic=self._arithmetic)
         if self._pending:
             self._flush()
-        h = self._total.copy()
-        _mirror(h)
-        if self._working == np.float32 and not np.isfinite(h).all():
+        if self._working == np.float32 and not np.isfinite(np.diagonal(self._total)).all():
             raise NumericalError("an entry of the Hessian overflows float32; take products in float64, or scale the inputs down")
+        _mirror(self._total)
+        self._given_away = True
         absmax = np.zeros(self._features) if self._absmax is None else self._absmax
-        return Stats(tokens=self._tokens, hessian=finite_hessian(h), absmax=absmax)
+        return Stats(tokens=self._tokens, hessian=finite_hessian(self._total), absmax=absmax)
 
 
 def _mirror(h: Array) -> None:
-    """Write the lower triangle over the upper one, square by square."""
+    """Write the upper triangle over the lower one, square by square."""
     for i in range(0, len(h), SQUARE):
-        for j in range(0, i + 1, SQUARE):
-            square = h[i : i + SQUARE, j : j + SQUARE]
-            if i == j:
-                square[:] = np.tril(square) + np.tril(square, -1).T
-            else:
-                h[j : j + SQUARE, i : i + SQUARE] = square.T
+        square = h[i : i + SQUARE, i : i + SQUARE]
+        square[:] = np.triu(square) + np.triu(square, 1).T
+        for j in range(i + SQUARE, len(h), SQUARE):
+            h[j : j + SQUARE, i : i + SQUARE] = h[i : i + SQUARE, j : j + SQUARE].T

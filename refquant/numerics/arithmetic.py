@@ -45,7 +45,7 @@ class Arithmetic(ABC):
         """Symmetric product ``x^T x`` of ``[tokens, features]``: ``[features, features]``, exactly symmetric."""
 
     def add_gram(self, total: Array, x: Array) -> None:
-        """Add :meth:`gram` of `x` to the lower triangle of a C-contiguous matrix; what is above it afterwards is not said."""
+        """Add :meth:`gram` of `x` to the upper triangle of a C-contiguous matrix; what is below it afterwards is not said."""
         total += self.gram(x)
 
     def gram_digits(self, x: Array) -> GramDigits | None:
@@ -150,8 +150,8 @@ class FastArithmetic(Arithmetic):
             super().add_gram(total, x)
             return
         syrk = scipy.linalg.blas.ssyrk if x.dtype == np.float32 else scipy.linalg.blas.dsyrk
-        # BLAS reads columns first: rows of ours are its columns, and our lower triangle its upper one.
-        syrk(1.0, np.ascontiguousarray(x).T, beta=1.0, c=total.T, lower=0, overwrite_c=1)
+        # BLAS reads columns first: rows of ours are its columns, and our upper triangle its lower one (in OpenBLAS the faster of the two).
+        syrk(1.0, np.ascontiguousarray(x).T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
 
     def sum(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
         """Sum with NumPy's pairwise order."""
