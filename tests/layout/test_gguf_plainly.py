@@ -89,6 +89,17 @@ def test_quantizing_is_the_definition(name, data):
             assert low is None or m.tobytes() == np.float16(low).tobytes()
 
 
+@pytest.mark.parametrize("name", PLAINLY)
+def test_the_scale_of_zeros_has_the_sign_that_the_definition_gives(name):
+    kind, (plainly, parameter) = BLOCK_TYPES[name], PLAINLY[name]
+    x = np.zeros((4, kind.size), F32)
+    x[1] = -x[1]
+    x[2, 1:], x[3, 0] = -0.0, -0.0
+    fields = quantize(x, kind).fields()
+    for block, d in zip(x, fields.d, strict=True):
+        assert d.tobytes() == np.float16(plainly(block, parameter)[1]).tobytes()
+
+
 def bits_of(block, start, width):
     """Bits `width` wide beginning at bit `start` of a block, by Python's integers."""
     return int.from_bytes(bytes(block), "little") >> start & ((1 << width) - 1)
