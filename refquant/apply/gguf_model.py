@@ -107,7 +107,9 @@ def load_gguf(
     file = read_gguf(path / FILE if path.is_dir() else path)
     config = require_held(Config.from_dict(config_of(file), str(file.path)), str(file.path))
     held = held_tensors(file, config)
-    made = model.build(config, {f"{name}.weight": tensor.dequantize(np.dtype(np.float64)) for name, tensor in held.items()}, dtype, arithmetic)
+    made = model.build(
+        config, {f"{name}.weight": tensor.dequantize(np.dtype(np.float64)) for name, tensor in held.items()}, dtype, arithmetic
+    )
     found = GgufModel(transformer=made, angles=angles)
     if products == "plain":
         return found
