@@ -58,7 +58,7 @@ def local(count: int, threads: int, *, shared_files: bool) -> Iterator[Workforce
                 n_workers=count,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # a port that is free, whoever else runs Dask here
                 memory_limit=0,  # a limit would be a share of the machine, and a large task killed for what it is
                 silence_logs=logging.CRITICAL,
             )

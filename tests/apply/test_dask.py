@@ -31,7 +31,9 @@ distributed = pytest.importorskip("distributed")
 def address():
     """A scheduler that somebody started, with two workers."""
     threads = set(threading.enumerate())
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0, silence_logs=50) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0, silence_logs=50
+    ) as cluster:
         yield cluster.scheduler_address.removeprefix("tcp://")
     assert not [child for child in multiprocessing.active_children() if "Dask" in child.name]
     assert not [one for one in set(threading.enumerate()) - threads if not one.daemon]
@@ -108,7 +110,7 @@ def test_nobody_answers(capfd):
 
 @pytest.mark.slow
 def test_a_scheduler_without_workers():
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
+    with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
         plan = ExecutorPlan.read(cluster.scheduler_address.replace("tcp", "dask"))
         with pytest.raises(InputError, match="has no workers; start some"), open_workforce(plan):
             pass
