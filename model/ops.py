@@ -185,7 +185,7 @@ def rotate(x: Array, cos: Array, sin: Array, head_dim: int) -> Array:
     turned = np.empty(x.shape, dtype=x.dtype)
     for index, sequence in enumerate(x):  # the tables of one position serve all sequences, unless each has its own
         tables = (table[index % len(table), :, :width] for table in (cos, sin))
-        in_runs(lambda *run: _turned(*run, head_dim), sequence, *tables, out=turned[index])
+        in_runs(lambda part, cos, sin: _turned(part, cos, sin, head_dim), sequence, *tables, out=turned[index])
     return turned
 
 
