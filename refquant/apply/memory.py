@@ -79,9 +79,8 @@ def _linear(shape: tuple[int, int], recipe: Recipe, item: int, tokens: int) -> i
         return size * (item + DOUBLE + 1)  # the weight, its copy, codes; tiles are fitted and codes made slab by slab
     hessians = 2 if tokens <= BATCH_TOKENS else 3  # the statistics and the factor, or a batch's merged into those of others
     permuted = 1 if recipe.weights.act_order else 0
-    before = (hessians + permuted) * DOUBLE * width * width + size * (item + 2 * DOUBLE)
-    sweep = 2 * DOUBLE * width * width + size * (item + 4 * DOUBLE)  # the weight, as it runs, codes, a product
-    return max(before, sweep)
+    # the weight as read and in float64, our copy of it and one in the order of the sweep: the largest moment is before the factorization
+    return (hessians + permuted) * DOUBLE * width * width + size * (item + 3 * DOUBLE)
 
 
 def _forward(block: dict[str, tuple[int, int]], m: Transformer, batch: int, length: int, streamed: bool) -> int:
