@@ -61,8 +61,8 @@ class Scheme:
         ``signed_max_upper``: which end wins if both are as large).
     steps : str
         Divide the whole range by ``2^b - 1`` (``levels``; ``2^b - 2`` if narrow unsigned codes leave one out), or its upper end by
-        ``2^(b-1) - 1`` (``half_levels``), by ``2^(b-1)`` (``half_range``) or by the largest member of the format (``largest``); or divide each end by the code that it must not pass, and
-        take the larger scale (``each_end``).
+        ``2^(b-1) - 1`` (``half_levels``), by ``2^(b-1)`` (``half_range``) or by the largest member of the format (``largest``); or
+        divide each end by the code that it must not pass, and take the larger scale (``each_end``).
     zero : str
         No zero point (``none``); the constant ``2^(b-1)`` or ``2^(b-1) - 1`` (``midpoint``, ``midpoint_low``); a rounded one clipped to the
         codes, which is added after rounding or before (``integer``, ``integer_first``: ties differ); a rounded one clipped to +-10^4 before
