@@ -70,9 +70,17 @@ def test_subnormal_rows_where_a_reference_defines_them(kind):
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "MXFP4"])
 def test_rows_whose_reciprocal_overflows_are_zeros(kind):
-    # gguf casts NaN to an integer there, which is another number on every machine; the stored scale is 0 or nearly so.
-    found = quantize(RECORDED["input_subnormal"], kind).dequantize()
-    assert np.abs(found[:4]).max() < 2.0**-120
+    # gguf casts NaN or infinity to an integer there, or lets an exponent wrap round; the stored scale is 0 or nearly so.
+    found, wanted = quantize(RECORDED["input_subnormal"], kind), RECORDED[f"gguf.{kind}.sub_q"]
+    assert np.abs(found.dequantize()[:4]).max() < 2.0**-120
+    different = (found.blocks != wanted.reshape(found.blocks.shape)).any(axis=1)
+    largest = np.abs(RECORDED["input_subnormal"].astype(float)).reshape(-1, 32).max(axis=1)
+    # 1 / d overflows for |d| up to 2^-128, d being the largest over 8 or 16; MXFP4's exponent is the logarithm's plus 125.
+    limit = {"Q4_0": 2.0**-125, "Q5_0": 2.0**-124, "MXFP4": 2.0**-125}[kind]
+    assert different.any()
+    assert largest[different].max() < limit
+    assert not different[largest >= limit].any()
+    assert (largest >= limit).sum() >= 24
 
 
 @given(st.sampled_from([name for name in BLOCK_TYPES if name not in ("TQ1_0",)]), st.integers(0, 2**32 - 1))

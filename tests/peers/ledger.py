@@ -40,6 +40,7 @@ BNB, LBNB, ELEM, SCHEME = (
 RTN, TORCH, CT, CTF = "methods/test_rtn_peers", "methods/test_peer_torch", "layout/test_compressed_tensors", "layout/test_compressed_floats"
 GPTQ, TERNARY, HQQ, OFFSET = "methods/test_gptq_peers", "methods/test_gptq_ternary", "methods/test_hqq", "methods/test_offset"
 LGPTQ, SCALES, STACKED, GGUF = "layout/test_gptq", "layout/test_peer_scales", "layout/test_stacked_rows", "layout/test_gguf_blocks"
+NONFINITE = "layout/test_gguf_nonfinite"
 
 LEDGER: tuple[Row, ...] = (
     Row("formats/gfloat_round", "input", CAST, "input"),
@@ -110,13 +111,17 @@ LEDGER: tuple[Row, ...] = (
     Row("layout/ggml_products", ".*", "layout/test_gguf_products", "near"),
     Row("layout/gguf", "input|input_subnormal", GGUF, "input"),
     Row("layout/gguf", r"ggml\.Q\d_K\.sub_q", f"{GGUF}::test_subnormal_rows_of_the_k_types", "same"),
-    Row("layout/gguf", r".*\.sub_q", f"{GGUF}::test_subnormal_rows_where_a_reference_defines_them", "but"),
+    Row("layout/gguf", r"gguf\.(Q4_0|Q5_0|MXFP4)\.sub_q", f"{GGUF}::test_rows_whose_reciprocal_overflows_are_zeros", "but"),
+    Row("layout/gguf", r"gguf\..*\.sub_q", f"{GGUF}::test_subnormal_rows_where_a_reference_defines_them", "same"),
     Row("layout/gguf", r".*deq", f"{GGUF}::test_numbers_are_the_peers_to_the_byte", "same"),
-    Row("layout/gguf", r".*\.rand_q", f"{GGUF}::test_packing_the_fields_gives_the_bytes_back", "same"),
+    Row("layout/gguf", r".*\.(rand|imat)_q", f"{GGUF}::test_packing_the_fields_gives_the_bytes_back", "same"),
     Row("layout/gguf", r"gguf\..*\.q", f"{GGUF}::test_gguf_quantizes_to_the_same_bytes", "same"),
     Row("layout/gguf", r"ggml\..*\.q", f"{GGUF}::test_ggml_quantizes_to_the_same_bytes", "but"),
+    Row("layout/gguf_nonfinite", "input", NONFINITE, "input"),
+    Row("layout/gguf_nonfinite", r".*\.deq", f"{NONFINITE}::test_what_gguf_wrote_is_read_as_by_gguf", "same"),
+    Row("layout/gguf_nonfinite", r".*\.q", f"{NONFINITE}::test_blocks_of_numbers_that_fit_have_ggufs_bytes", "but"),
     Row("layout/llada_gguf", r"w\..*|tokens", "layout/test_gguf_products", "input"),
-    Row("layout/llada_gguf", r"logits\..*", "layout/test_gguf_products", "near"),
+    Row("layout/llada_gguf", r"logits\..*", "layout/test_gguf_products::test_files_of_every_recorded_type", "near"),
     Row("layout/matmul_nbits", r".*\.[AY]", "layout/test_matmul_nbits::test_their_bytes", "near"),
     Row("layout/matmul_nbits", ".*", "layout/test_matmul_nbits::test_their_bytes", "same"),
     Row("layout/packing_gptq_awq", r".*\.scales(_in)?", f"{SCALES}::test_packers_round_scales_to_float16", "same"),
