@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import measure
 from refquant.errors import NumericalError
-from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, quantize
+from refquant.layout.gguf import BLOCK_TYPES, BlockType, GgufTensor, quantize
 from refquant.numerics.arrays import Array
 
 TITLE = "GGUF block types / gguf's NumPy"
@@ -51,6 +51,14 @@ def done_by(peer: Any) -> Iterator[tuple[str, bool, bool]]:
             yield kind.name, able[0], able[1]
 
 
+def few_rows(kind: BlockType, x: Array) -> GgufTensor:
+    """A few rows of a type: quantized, or any bytes of one that refquant only reads."""
+    if kind.quantize is not None:
+        return quantize(x[:QUANTIZED_ONCE], kind)
+    blocks = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (QUANTIZED_ONCE * COLUMNS // kind.size, kind.nbytes), dtype=np.uint8)
+    return GgufTensor(kind=kind, blocks=blocks, shape=(QUANTIZED_ONCE, COLUMNS))
+
+
 def equal(name: str, ours: Array, theirs: Array) -> None:
     """NumericalError unless two arrays hold the same bytes."""
     if ours.tobytes() != theirs.tobytes():
@@ -77,7 +85,7 @@ def run(quick: bool) -> Iterator[measure.Result]:
             share = measure.roofline().share(timed.seconds, traffic=x.nbytes + held.blocks.nbytes)
             yield measure.Result(name=f"{name} quantized", comparison=timed, limit=LIMIT, size=size, share=share, note="same bytes")
         else:
-            few = quantize(x[:QUANTIZED_ONCE], name)
+            few = few_rows(BLOCK_TYPES[name], x)
             held = GgufTensor(kind=few.kind, blocks=np.tile(few.blocks, (rows // QUANTIZED_ONCE, 1)), shape=x.shape)
         if reads:
             theirs = np.asarray(held.blocks).reshape(rows, -1)

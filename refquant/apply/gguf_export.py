@@ -20,7 +20,7 @@ from refquant.numerics.casting import as_float64
 
 FILE = "model.gguf"
 AS_IS = "as-is"
-VARIANTS = (AS_IS, *(name.lower() for name in BLOCK_TYPES))
+VARIANTS = (AS_IS, *(name.lower() for name, kind in BLOCK_TYPES.items() if kind.quantize is not None))
 # llama.cpp's numbers for what most tensors of a file are; of the K types those of their plain mixtures.
 FILE_TYPES = {
     **{"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9},

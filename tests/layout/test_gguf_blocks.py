@@ -142,7 +142,7 @@ def test_q4_0_of_a_block_by_hand():
     assert fields.codes[0, 20] == 4
 
 
-@pytest.mark.parametrize("kind", sorted(BLOCK_TYPES))
+@pytest.mark.parametrize("kind", [name for name, kind in BLOCK_TYPES.items() if kind.quantize is not None])
 def test_what_is_not_finite_is_refused(kind):
     x = np.ones((2, 256), np.float32)
     x[1, 7] = np.inf

@@ -141,6 +141,15 @@ def trit(block, element):
     return int(block[byte]) * 3**k % 256 * 3 // 256 - 1
 
 
+# The 16 numbers of IQ4_NL and IQ4_XS, from the steps between them.
+NONLINEAR = [sum((23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24)[:k]) - 127 for k in range(16)]
+
+
+def six_of_iq4(block, group):
+    """Scale of IQ4_XS: the uint16 at byte 2 has upper bits two by two, the uint32 at byte 4 lower ones four by four."""
+    return (bits_of(block, 32 + 4 * group, 4) | bits_of(block, 16 + 2 * group, 2) << 4) - 32
+
+
 # Of each type: code, scale and minimum of an element, and the bytes of its one or two float16 numbers.
 READ = {
     "Q8_0": (lambda b, i: signed(int(b[2 + i]), 8), None, None, 0, None),
@@ -165,6 +174,8 @@ READ = {
         208,
         None,
     ),
+    "IQ4_NL": (lambda b, i: NONLINEAR[plane(b, 2, 4, 16, i)], None, None, 0, None),
+    "IQ4_XS": (lambda b, i: NONLINEAR[plane(b, 8, 4, 16, i)], lambda b, i: six_of_iq4(b, i // 32), None, 0, None),
     "TQ1_0": (trit, None, None, 52, None),
     "TQ2_0": (lambda b, i: plane(b, 0, 2, 32, i) - 1, None, None, 64, None),
 }
@@ -193,7 +204,23 @@ def test_dequantizing_is_the_definition(name, seed):
 
 
 def test_every_type_that_has_blocks_is_read_plainly():
-    assert set(READ) | {"F32", "F16", "BF16", "MXFP4"} == set(BLOCK_TYPES)
+    assert set(READ) | {"F32", "F16", "BF16", "MXFP4", "NVFP4"} == set(BLOCK_TYPES)
+
+
+def test_every_scale_and_code_of_nvfp4():
+    e2m1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    for byte in range(256):
+        block = np.full((1, 36), byte, np.uint8)
+        block[0, 4:] = np.arange(32) * 8 % 256 + np.arange(32) // 4  # nibbles of every kind
+        found = GgufTensor(kind=BLOCK_TYPES["NVFP4"], blocks=block, shape=(64,)).dequantize()
+        exponent, mantissa = byte % 128 // 8, byte % 8
+        scale = Fraction(8 + mantissa, 8) * Fraction(2) ** (exponent - 7) if exponent else Fraction(mantissa, 2**9)
+        if byte == 0x7F:
+            scale = Fraction(0)
+        for element in range(64):
+            code = plane(block[0], 4, 4, 8, element)
+            wanted = scale * Fraction(e2m1[code % 8]) * (-1 if code > 8 else 1)
+            assert Fraction(float(found[element])) == wanted
 
 
 @given(hnp.arrays(F32, st.integers(0, 40), elements=st.one_of(st.floats(-127, 127, width=32), st.integers(-254, 254).map(lambda n: n / 2))))

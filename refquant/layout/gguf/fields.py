@@ -32,6 +32,7 @@ class Fields:
     m : float16 ndarray ``[n]``, optional
         Minimum, or scale of the minima (``dmin``) where there are `mins`.
     scales, mins : integer ndarray ``[n, groups]``, optional
+        Of NVFP4 the scales' bytes.
     """
 
     codes: Array
@@ -60,7 +61,7 @@ class BlockType:
     values : callable
         Writes the numbers of fields into a float32 array ``[n, size]``.
     quantize : callable, optional
-        float32 ``[n, size]``, finite, to fields, bit for bit as the reference does.
+        float32 ``[n, size]``, finite, to fields, bit for bit as the reference does; None of types that are only read.
     """
 
     name: str

@@ -36,7 +36,7 @@ class GgmlLinear:
     Raises
     ------
     UsageError
-        If the weight is no matrix.
+        If the weight is no matrix, or of a type that is only read.
 
     Examples
     --------
@@ -49,6 +49,8 @@ class GgmlLinear:
     def __init__(self, weight: GgufTensor, ties: Ties = "even", arithmetic: Arithmetic = FAST) -> None:
         if len(weight.shape) != 2:
             raise UsageError(f"the weight of a linear has shape {weight.shape}; allowed: [out, in]")
+        if weight.kind.name not in FORM_FOR:
+            raise UsageError(f"ggml's products are there for {', '.join(FORM_FOR)}; {weight.kind.name} is only read, as plain numbers")
         self.kind, self.ties, self.arithmetic = weight.kind, ties, arithmetic
         self.form = FORM_FOR[weight.kind.name]
         apart = self.form == "Q8_1"  # minima have an operand of their own

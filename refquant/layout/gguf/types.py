@@ -6,7 +6,10 @@ from types import MappingProxyType
 
 from refquant.errors import InputError, UsageError
 from refquant.layout.gguf.fields import BlockType
+from refquant.layout.gguf.iq4_nl import IQ4_NL
+from refquant.layout.gguf.iq4_xs import IQ4_XS
 from refquant.layout.gguf.mxfp4 import MXFP4
+from refquant.layout.gguf.nvfp4 import NVFP4
 from refquant.layout.gguf.plain_floats import BF16, F16, F32
 from refquant.layout.gguf.q2_k import Q2_K
 from refquant.layout.gguf.q3_k import Q3_K
@@ -21,7 +24,9 @@ from refquant.layout.gguf.q8_0 import Q8_0
 from refquant.layout.gguf.tq1_0 import TQ1_0
 from refquant.layout.gguf.tq2_0 import TQ2_0
 
-_ALL = (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0, MXFP4)
+_BOTH_WAYS = (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0, MXFP4)
+_READ_ONLY = (IQ4_NL, IQ4_XS, NVFP4)
+_ALL = (*_BOTH_WAYS, *_READ_ONLY)
 BLOCK_TYPES = MappingProxyType({kind.name: kind for kind in _ALL})
 BY_NUMBER = MappingProxyType({kind.number: kind for kind in _ALL})
 
@@ -35,17 +40,15 @@ OTHERS = {
     17: "IQ2_XS",
     18: "IQ3_XXS",
     19: "IQ1_S",
-    20: "IQ4_NL",
     21: "IQ3_S",
     22: "IQ2_S",
-    23: "IQ4_XS",
     24: "I8",
     25: "I16",
     26: "I32",
     27: "I64",
     28: "F64",
     29: "IQ1_M",
-    40: "NVFP4",
+    41: "Q1_0",
 }
 
 
