@@ -107,7 +107,9 @@ def replay(
     running = np.ascontiguousarray(np.asarray(weight, dtype=np.float64)[:, order].T)
     decided, beyond, errors = np.zeros(codes.shape), np.zeros(codes.shape), np.zeros(codes.shape)
     for i, column in enumerate(np.asarray(order).tolist()):
-        scale, zero = grids.at(i, running)
+        if grids.begins_group(i):
+            grids.fit(running[i : grids.next_group_start(i)])
+        scale, zero = grids.of(i)
         chosen = codes[:, column].astype(np.float64)
         offset = 0.0 if zero is None else zero
         place = running[i] / scale + offset

@@ -28,7 +28,7 @@ CASES = {
     "a random rotation": (recipe(TINY, rewrites=(Rotations(rotations=("R1",), matrix="orthogonal"),)), {}),
     "block rotations": (recipe(TINY, rewrites=(BlockRotations(block=8, steps=2),)), {}),
     "block rotations apart": (recipe(TINY, rewrites=(BlockRotations(block=4, steps=2, shared=False, scores=False),)), {}),
-    "smoothing, then rotations": (recipe(TINY, rewrites=(Smoothing(places=("mlp_in",)), *ROTATED)), {}),
+    "rotations, then smoothing": (recipe(TINY, rewrites=(*ROTATED, Smoothing(places=("mlp_in",)))), {}),
     "soloq": (find_recipe("soloq-w4a4").replace(rewrites=(RandomBlockRotations(block=8),), weights={"group_size": 8}), {}),
     "tac": (recipe(attention_output={"method": "tac", "block": 4}), {}),
     "sums of signs": (recipe({"method": "quant_dllm", "bits": 2, "group_size": 8, "mixed_ratio": 0.5}), {}),
