@@ -10,6 +10,7 @@ import pytest
 import model
 from refquant.apply.exporting import export
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, quantize, read_gguf
+from refquant.layout.gguf.codebooks import codebook
 from tests.crosscheck.llama import library
 from tests.layout.tensors import peer as recorded
 
@@ -67,6 +68,13 @@ def test_gguf_dequantizes_any_bytes_the_same(peer, name):
     number = ~np.isnan(theirs)
     assert ours[number].tobytes() == theirs[number].tobytes()
     assert np.isnan(ours[~number]).all()
+
+
+@pytest.mark.parametrize("name", ["IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_codebooks_are_those_of_gguf(peer, name):
+    held = getattr(peer("gguf").quants, name)
+    held.init_grid()
+    assert np.array_equal(held.grid.reshape(held.grid_shape), codebook(name).points)
 
 
 def test_gguf_reads_our_file(peer, record, tmp_path):

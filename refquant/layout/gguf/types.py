@@ -6,6 +6,13 @@ from types import MappingProxyType
 
 from refquant.errors import InputError, UsageError
 from refquant.layout.gguf.fields import BlockType
+from refquant.layout.gguf.iq1_m import IQ1_M
+from refquant.layout.gguf.iq1_s import IQ1_S
+from refquant.layout.gguf.iq2_s import IQ2_S
+from refquant.layout.gguf.iq2_xs import IQ2_XS
+from refquant.layout.gguf.iq2_xxs import IQ2_XXS
+from refquant.layout.gguf.iq3_s import IQ3_S
+from refquant.layout.gguf.iq3_xxs import IQ3_XXS
 from refquant.layout.gguf.iq4_nl import IQ4_NL
 from refquant.layout.gguf.iq4_xs import IQ4_XS
 from refquant.layout.gguf.mxfp4 import MXFP4
@@ -25,7 +32,7 @@ from refquant.layout.gguf.tq1_0 import TQ1_0
 from refquant.layout.gguf.tq2_0 import TQ2_0
 
 _BOTH_WAYS = (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0, MXFP4)
-_READ_ONLY = (IQ4_NL, IQ4_XS, NVFP4)
+_READ_ONLY = (IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ4_NL, IQ4_XS, NVFP4)
 _ALL = (*_BOTH_WAYS, *_READ_ONLY)
 BLOCK_TYPES = MappingProxyType({kind.name: kind for kind in _ALL})
 BY_NUMBER = MappingProxyType({kind.number: kind for kind in _ALL})
@@ -36,18 +43,11 @@ OTHERS = {
     5: "Q4_3",
     9: "Q8_1",
     15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    21: "IQ3_S",
-    22: "IQ2_S",
     24: "I8",
     25: "I16",
     26: "I32",
     27: "I64",
     28: "F64",
-    29: "IQ1_M",
     41: "Q1_0",
 }
 
