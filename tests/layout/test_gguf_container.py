@@ -109,7 +109,7 @@ LIES = {
     "product": (padded(head(tensors=1) + described(extents=(2**32, 2**32)), bytes(128)), "positive ones whose product is below 2\\^63"),
     "zero": (padded(head(tensors=1) + described(extents=(0, 4)), bytes(128)), "positive ones"),
     "type": (padded(head(tensors=1) + described(kind=99), bytes(128)), "'w': type 99, which ggml does not know"),
-    "other type": (padded(head(tensors=1) + described(kind=16), bytes(128)), "type 16, IQ2_XXS, which is not read"),
+    "other type": (padded(head(tensors=1) + described(kind=9), bytes(128)), "type 9, Q8_1, which is not read"),
     "rows": (padded(head(tensors=1) + described(extents=(31,), kind=8), bytes(128)), "rows of 31; Q8_0 has blocks of 32"),
     "offset": (padded(head(tensors=1) + described(offset=8), bytes(256)), "offset 8; a multiple of 32"),
     "far offset": (padded(head(tensors=1) + described(offset=HUGE), bytes(128)), "the file has"),
