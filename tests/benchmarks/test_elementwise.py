@@ -23,20 +23,21 @@ class Kind(Enum):
     Q4_K = 12
     IQ4_NL = 20
     NVFP4 = 40
+    Q1_0 = 41
 
 
-SIZES = {kind: (256, 36 if kind is Kind.NVFP4 else 256) for kind in Kind} | {
-    kind: (find_block_type(kind.name).size, find_block_type(kind.name).nbytes) for kind in (Kind.Q4_0, Kind.Q8_0, Kind.Q4_K)
+SIZES = {kind: (256, 36 if kind is Kind.Q1_0 else 256) for kind in Kind} | {
+    kind: (find_block_type(kind.name).size, find_block_type(kind.name).nbytes) for kind in (Kind.Q4_0, Kind.Q8_0, Kind.Q4_K, Kind.NVFP4)
 }
 
 
 def stand_in(spoil=None):
-    """A module with gguf's functions, made of ours: Q4_K is only read, Q8_0 only written."""
+    """A module with gguf's functions, made of ours: Q4_K and NVFP4 are only read, Q8_0 only written, and Q1_0 is none of ours."""
     peer = ModuleType("gguf")
     peer.GGMLQuantizationType, peer.GGML_QUANT_SIZES, peer.quants = Kind, SIZES, ModuleType("quants")
 
     def write(x, kind):
-        if kind in (Kind.Q4_K, Kind.NVFP4):
+        if kind in (Kind.Q4_K, Kind.NVFP4, Kind.Q1_0):
             raise NotImplementedError
         found = quantize(x, kind.name).blocks.reshape(len(x), -1)
         return found + np.uint8(kind is spoil)
@@ -44,7 +45,7 @@ def stand_in(spoil=None):
     def read(packed, kind):
         if kind is Kind.Q8_0:
             raise NotImplementedError
-        if kind is Kind.NVFP4:
+        if kind is Kind.Q1_0:
             return np.zeros((1, 64), np.float32)
         block = find_block_type(kind.name)
         shape = (len(packed), packed.shape[1] // block.nbytes * block.size)
@@ -62,8 +63,9 @@ def roofline(monkeypatch):
 def test_rows_are_what_the_peer_can_do(monkeypatch, roofline):
     monkeypatch.setitem(sys.modules, "gguf", stand_in())
     found = {row.name: row.verdict for row in gguf_types.run(quick=True)}
-    assert list(found) == ["Q4_0 quantized", "Q4_0 dequantized", "Q8_0 quantized", "Q4_K dequantized", "NVFP4 dequantized"]
-    assert found.pop("NVFP4 dequantized") == "not run"
+    names = ["Q4_0 quantized", "Q4_0 dequantized", "Q8_0 quantized", "Q4_K dequantized", "NVFP4 dequantized", "Q1_0 dequantized"]
+    assert list(found) == names
+    assert found.pop("Q1_0 dequantized") == "not run"
     assert set(found.values()) <= {"kept", "MISSED"}
 
 
