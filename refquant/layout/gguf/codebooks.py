@@ -11,8 +11,9 @@ IQ3_XXS 256    4     4, 12, 20, 28, 36, 44, 52, 62
 IQ3_S   512    4     1, 3, 5, 7, 9, 11, 13, 15
 ======= ====== ===== =====================================
 
-They were chosen by search and follow from no formula: ``codebooks.safetensors`` holds the arrays ``gguf.quants.<book>.grid`` of gguf 0.19.0
-(MIT) as int8, called by these names. The cross-check compares them with the package's again. Points of a book differ from each other, so
+They were chosen by search and follow from no formula. ``codebooks.safetensors`` holds them as int8 by these names: the arrays
+``gguf.quants.<book>.grid`` of gguf 0.19.0 after ``init_grid()``, reshaped to ``grid_shape``, as `safetensors.numpy.save` writes them
+(gguf is under the MIT licence, copyright (c) 2023 Georgi Gerganov). The cross-check compares them with the package's again. Points of a book differ from each other, so
 that they lead back to their places, and blocks to their bytes. Points of IQ2 and IQ3 are magnitudes; signs are bits beside them.
 """
 
@@ -32,7 +33,7 @@ from refquant.layout.gguf.fields import Fields, scaled_values
 from refquant.numerics.arrays import Array, read_only
 
 FILE = "codebooks.safetensors"
-SHA256 = "f48f0e350242960595ce515a6cbcf1a65dfebfd6b2001a6fd89880da46744544"
+SHA256 = "a1a7b97a5e162cbba51610b57429cfa3ba9a4681ce839d9f8501920a3e0ee52f"
 SEVENS = np.arange(0, 28, 7, dtype=np.uint32)
 """Where the four times seven sign bits of IQ2_XXS and IQ3_XXS begin."""
 
