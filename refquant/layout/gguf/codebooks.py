@@ -13,8 +13,10 @@ IQ3_S   512    4     1, 3, 5, 7, 9, 11, 13, 15
 
 They were chosen by search and follow from no formula. ``codebooks.safetensors`` holds them as int8 by these names: the arrays
 ``gguf.quants.<book>.grid`` of gguf 0.19.0 after ``init_grid()``, reshaped to ``grid_shape``, as `safetensors.numpy.save` writes them
-(gguf is under the MIT licence, copyright (c) 2023 Georgi Gerganov). The cross-check compares them with the package's again. Points of a book differ from each other, so
-that they lead back to their places, and blocks to their bytes. Points of IQ2 and IQ3 are magnitudes; signs are bits beside them.
+(gguf is under the MIT licence, copyright (c) 2023 Georgi Gerganov). The cross-check compares them with the package's again.
+
+Points of a book differ from each other, so that they lead back to their places, and blocks to their bytes. Points of IQ2 and IQ3 are
+magnitudes; signs are bits beside them.
 """
 
 from __future__ import annotations
