@@ -4,8 +4,8 @@
     bytes 4-35   codes: nibbles, runs of 8                    x = SCALES[byte] * TABLE[code]
 
 Table and scales are MXFP4's, in that the one is doubled and the others half of what they say. Code 8 is +0. The scale 0x7f, e4m3's NaN,
-is 0, and 0x80 to 0xff are read without their highest bit, but 0xff, which is 240 and not 0. There is no scale of the tensor in a block:
-files have it as a tensor of its own. Read only.
+is 0, and 0x80 to 0xff are read without their highest bit, but 0xff, which is 240 and not 0. A scale of the whole
+tensor, which some programs have, is not in a block. Read only.
 """
 
 from __future__ import annotations
