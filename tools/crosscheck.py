@@ -45,9 +45,9 @@ such tie: most short ones under 8-bit codes, and hardly one under F16, whose sma
 *Computes as we do*: on other numbers than those recorded under `tests/data`, it came to the same scales, zero points and codes.
 onnxruntime and gguf are run by `.ci/run` as well, the others by this command alone.
 
-GPTQModel is not among the programs that are run. `pip install gptqmodel` (7.6.0) found sources alone, of it and of packages that it needs
-(`device-smi`, `pypcre`), and took NumPy 2.2.6 and another torch than the others; twice, on a busy machine, it was not done after ten
-minutes. What it packs was recorded once, in `tests/data/layout/packing_gptq_awq.safetensors`, and `tests/layout/test_gptq.py` repeats it.
+GPTQModel is not among the programs that are run. `pip install gptqmodel` builds it from sources, and packages that it needs as well; two
+attempts on a busy machine (the newest version, then 7.6.0) were stopped after ten and eight minutes, not done. What it packs was recorded
+once, in `tests/data/layout/packing_gptq_awq.safetensors`, and `tests/layout/test_gptq.py` repeats it.
 
 Found on the way: the scale of a block of zeros is 0 in what onnxruntime quantizes for MatMulNBits, which is refused here; its symmetric
 scales have a sign. In compressed-tensors 0.20.0, 4-bit zero points of at most eight rows cannot be unpacked ("stride(-1) must
