@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -185,11 +185,13 @@ def _checked_rewrites(where: str, rewrites: tuple[RewritePart, ...]) -> tuple[Re
 
 
 def _refuse_unknown(tree: dict[str, Any], kind: type, where: str) -> None:
-    """A misspelt field would otherwise silently leave its default in force."""
+    """A misspelt field would otherwise silently leave its default in force, and of a misspelt choice one wants to know the others."""
     hints = get_type_hints(kind)
     for key, value in tree.items():
         if key not in hints:
             raise InputError(f"{where}: unknown field {key!r}; allowed are {', '.join(hints)}")
+        if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
+            raise InputError(f"{where}.{key} is {value!r}; allowed are {', '.join(map(repr, get_args(hints[key])))}")
         if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
             _refuse_unknown(value, hints[key], f"{where}.{key}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -291,8 +291,12 @@ def read_rewrite(kind: type, tree: Any) -> RewritePart:
     if method not in REWRITES:
         raise InputError(f"a rewrite is a table with a method of {', '.join(REWRITES)}; found {tree!r}")
     part = REWRITES[method]
+    hints = get_type_hints(part)
     known = [f.name for f in fields(part)]  # type: ignore[arg-type]
-    for key in tree:
+    for key, value in tree.items():
         if key not in known:
             raise InputError(f"unknown field {key!r} of rewrite {method}; allowed are {', '.join(known)}")
+        if get_origin(hints[key]) is Literal and value not in get_args(hints[key]):
+            choices = ", ".join(map(repr, get_args(hints[key])))
+            raise InputError(f"{key} of rewrite {method} is {value!r}; allowed are {choices}")
     return msgspec.convert(tree, part, strict=True)

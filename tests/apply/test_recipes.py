@@ -99,6 +99,21 @@ def test_a_wrong_field_is_named_in_one_line(parts, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"tokens": {"weighting": "cgq"}}, "my.toml.tokens.weighting is 'cgq'; allowed are 'uniform', 'certainty', 'fair_adaptation'"),
+        (
+            {"rewrites": [{"method": "awq", "inapplicable": "no"}]},
+            "inapplicable of rewrite awq is 'no'; allowed are 'raise', 'skip', 'online'",
+        ),
+    ],
+)
+def test_a_wrong_choice_tells_the_right_ones(parts, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        Recipe.from_toml(toml(**parts), "my.toml")
+
+
 @pytest.mark.parametrize(("parts", "named"), WRONG)
 def test_nor_can_it_be_made_in_python(parts, named):
     """`replace` checks as the file reader does, and so does the constructor behind it."""
