@@ -66,7 +66,11 @@ def made_environment(folder: Path) -> Path:
     # llama-cpp-python compiles llama.cpp, six minutes on two processors, and by default for the processor that it believes to see.
     flags = "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAVA_BUILD=OFF"
     environment = {"CMAKE_ARGS": flags, **os.environ}
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[crosscheck]"], check=True, env=environment)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    # Apart and not from pip's cache, whose key knows nothing of CMAKE_ARGS: a wheel that somebody built with other flags may stop at an
+    # instruction that the processor lacks.
+    subprocess.run([*pip, "--no-cache-dir", "--no-binary", "llama-cpp-python", "llama-cpp-python>=0.3.36"], check=True, env=environment)
+    subprocess.run([*pip, "-e", f"{ROOT}[crosscheck]"], check=True)
     return python
 
 
