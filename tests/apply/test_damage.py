@@ -123,7 +123,7 @@ def test_a_description_that_is_whole_and_wrong(whole, copy):
         ({"schema_version": "1"}, "schema_version is '1'"),
         ({"weights": []}, r"Expected `object`, got `array` - at `\$.weights`"),
         ({"seed": "7"}, "seed"),
-        ({"recipe": tree["recipe"] | {"propagate": "x"}}, "recipe: Invalid enum value 'x'"),
+        ({"recipe": tree["recipe"] | {"propagate": "x"}}, "recipe.propagate is 'x'; allowed are 'quantized', 'float'"),
         ({"recipe": tree["recipe"] | {"weights": {"scheme": "x"}}}, "recipe: unknown scheme 'x'"),
         ({"recipe": tree["recipe"] | {"hello": 1}}, "recipe: unknown field 'hello'"),
         ({"weights": tree["weights"] | {q_proj: entry | {"spec": "{}"}}}, "q_proj is damaged: this is not the JSON"),
