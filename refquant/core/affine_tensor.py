@@ -3,6 +3,9 @@
 K-quants nest twice: a group of 16 or 32 elements has a scale of 4 to 8 bits, perhaps a minimum of 4 or 6, and a super-block of 256 has one
 float16 number for its scales and one for its minima. A :class:`~refquant.core.QuantSpec` says how a tensor is to be made, and its scales
 are positive; here nothing is fitted, and whatever a file holds has a place: scales of either sign and of 0.
+
+A quantized folder keeps such a tensor as its :meth:`AffineTensor.parts` beside the spec's JSON, like every other
+:class:`~refquant.core.qtensor.Quantized`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from refquant.errors import InputError, UsageError
 from refquant.formats import IntFormat, require_codes
 from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.casting import as_float64, float_dtype
+from refquant.numerics.frozen import by_constructor
 
 Stored = ScaleSpec | str
 """How scales or minima are stored: codes of a nested spec, or numbers of a dtype."""
@@ -176,6 +180,8 @@ class AffineTensor:
     minimum: CodedScales | Array | None = None
     origin: Origin = field(default=Origin(method="unknown"))
 
+    __reduce__ = by_constructor
+
     def __post_init__(self) -> None:
         codes, fmt = np.asarray(self.codes), self.spec.format
         if codes.dtype != fmt.dtype:
@@ -308,6 +314,11 @@ def _nested(bits: int, signed: bool, groups: int) -> ScaleSpec:
     return ScaleSpec(format=IntFormat(bits=bits, signed=signed), outer="float16", tiling=Tiling((1, groups)))
 
 
+def _signed(bits: int) -> AffineSpec:
+    """Signed codes on a float16 number for each 32."""
+    return AffineSpec(format=IntFormat(bits=bits, signed=True), tiling=Tiling((1, 32)), scales="float16")
+
+
 def _k(bits: int, signed: bool, group: int, scales: ScaleSpec, minima: ScaleSpec | None = None) -> AffineSpec:
     return AffineSpec(format=IntFormat(bits=bits, signed=signed), tiling=Tiling((1, group)), scales=scales, minima=minima)
 
@@ -321,7 +332,13 @@ AFFINE_FORMATS: Mapping[str, AffineSpec] = MappingProxyType(
         "q6_k": _k(6, True, 16, _nested(8, True, 16)),
         "q4_1": AffineSpec(format=IntFormat(bits=4, signed=False), tiling=Tiling((1, 32)), scales="float16", minima="float16"),
         "q5_1": AffineSpec(format=IntFormat(bits=5, signed=False), tiling=Tiling((1, 32)), scales="float16", minima="float16"),
+        "q8_0": _signed(8),
+        "q4_0": _signed(4),
+        "q5_0": _signed(5),
         "ternary_256": AffineSpec(format=IntFormat(bits=2, signed=True, narrow=True), tiling=Tiling((1, 256)), scales="float16"),
     }
 )
-"""llama.cpp's blocks by name, for matrices; both ternary types, which differ in their bytes alone, are ``ternary_256``."""
+"""llama.cpp's blocks by name, for matrices; both ternary types, which differ in their bytes alone, are ``ternary_256``.
+
+``q8_0``, ``q4_0`` and ``q5_0`` are for blocks whose scales no grid has, such as negative ones of Q8_0.
+"""

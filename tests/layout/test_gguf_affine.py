@@ -16,7 +16,7 @@ from refquant.core.tiling import Tiling
 from refquant.errors import InputError, UsageError
 from refquant.formats import IntFormat
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, quantize
-from refquant.layout.gguf.affine import NAMES, from_affine, to_affine
+from refquant.layout.gguf.affine import NAMES, from_affine, to_affine, types_of
 from tests.layout.tensors import peer
 
 RECORDED = peer("gguf")
@@ -107,9 +107,15 @@ def test_bits_are_those_of_the_blocks():
 def test_the_other_ternary_type():
     t = quantize(np.random.default_rng(0).standard_normal((2, 256)), "tq1_0")
     found = to_affine(t)
-    assert from_affine(found).kind.name == "TQ2_0"
-    assert from_affine(found, "tq1_0").blocks.tobytes() == t.blocks.tobytes()
-    assert np.array_equal(from_affine(found).dequantize(), t.dequantize())
+    assert from_affine(found).blocks.tobytes() == t.blocks.tobytes()
+    assert from_affine(found).kind.name == "TQ1_0"
+    assert types_of(found) == ["TQ2_0", "TQ1_0"]
+    other = from_affine(found, "tq2_0")
+    assert other.kind.name == "TQ2_0"
+    assert np.array_equal(other.dequantize(), t.dequantize())
+    unknown = AffineTensor.from_parts(found.parts(), found.spec, Origin(method="x"))
+    assert from_affine(unknown).blocks.tobytes() == other.blocks.tobytes()
+    assert unknown.digest() == found.digest()
 
 
 def made(**changes):
@@ -150,7 +156,7 @@ def nested(scale=None, minimum=None):
         (lambda: AffineSpec.from_json("[]"), "this is not the JSON"),
         (lambda: from_affine(made(codes=np.zeros((2, 30), np.uint8))), "blocks of 32 along the last axis"),
         (lambda: from_affine(made(), "q4_k"), "q4_k has other blocks"),
-        (lambda: to_affine(quantize(np.ones((1, 32)), "q4_0")), "Q4_0 has neither minima nor super-blocks"),
+        (lambda: to_affine(quantize(np.ones((1, 32)), "mxfp4")), "MXFP4 has no blocks of integer codes on scales"),
     ],
 )
 def test_refusals(make, message):

@@ -66,10 +66,13 @@ class Reader:
         A memory map or bytes.
     where : str
         The file, for messages.
+    limit : int, optional
+        Most bytes that are read.
     """
 
-    def __init__(self, data: Any, where: str) -> None:
+    def __init__(self, data: Any, where: str, limit: int | None = None) -> None:
         self.data, self.where, self.position, self.size = data, where, 0, len(data)
+        self.limit = limit
 
     def take(self, count: int, what: str) -> bytes:
         """The next bytes; InputError if there are not so many."""
@@ -77,6 +80,8 @@ class Reader:
             raise InputError(
                 f"{self.where}: {what} needs {count} bytes at byte {self.position}; the file has {self.size - self.position} left"
             )
+        if self.limit is not None and count > self.limit - self.position:
+            raise InputError(f"{self.where}: {what} ends behind byte {self.limit}; keys and descriptions of tensors are read up to there")
         found = bytes(self.data[self.position : self.position + count])
         self.position += count
         return found
