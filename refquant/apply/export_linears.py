@@ -17,7 +17,9 @@ from refquant.apply.lazy_tensors import Spool, write_shards
 from refquant.apply.linear_layout import LinearLayout, Written
 from refquant.apply.linear_layouts import AWQ, BITSANDBYTES, GPTQ
 from refquant.apply.mx_layout import MX
+from refquant.apply.spec_texts import kind_text
 from refquant.core import QTensor
+from refquant.core.qtensor import Quantized
 from refquant.errors import InputError
 from refquant.methods.grid.rtn import rtn
 from refquant.numerics.arrays import Array
@@ -101,13 +103,15 @@ def _write(layout: LinearLayout, source: ExportSource, out: Path, variant: str, 
             written[name] = Written(spec=held.spec, permutation=held.permutation)
             count, stored_bits = count + held.codes.size, stored_bits + sum(array.nbytes * 8 for array in parts.values())
         _write_folder(source, out, groups, layout.config(written, source.plain, variant))
-    return Exported(variant=variant, weights=len(written), bits_per_weight=Fraction(stored_bits, count), losses=losses)
+    return Exported(
+        variant=variant, weights=len(written), bits_per_weight=Fraction(stored_bits, count), losses=losses, notes=source.notes()
+    )
 
 
-def _held(layout: LinearLayout, name: str, weight: QTensor | Array, variant: str, requantize: bool) -> QTensor:
+def _held(layout: LinearLayout, name: str, weight: Quantized | Array, variant: str, requantize: bool) -> QTensor:
     """The weight if the layout can hold it; otherwise the nearest that it can, if that is allowed."""
     like = weight if isinstance(weight, QTensor) else None
-    reason = f"weights of {weight.dtype}; it holds quantized ones" if not isinstance(weight, QTensor) else layout.why_not(weight, variant)
+    reason = _why_not(layout, weight, variant)
     if like is not None and reason is None:
         return like
     if not requantize:
@@ -119,9 +123,16 @@ def _held(layout: LinearLayout, name: str, weight: QTensor | Array, variant: str
     return rounded
 
 
-def _values(weight: QTensor | Array) -> Array:
+def _why_not(layout: LinearLayout, weight: Quantized | Array, variant: str) -> str | None:
+    """What of a weight the layout cannot hold, or None."""
+    if isinstance(weight, QTensor):
+        return layout.why_not(weight, variant)
+    return f"weights of {weight.dtype}; it holds quantized ones" if isinstance(weight, np.ndarray) else kind_text(weight.spec)
+
+
+def _values(weight: Quantized | Array) -> Array:
     """The numbers, in float64."""
-    return weight.dequantize(np.dtype(np.float64)) if isinstance(weight, QTensor) else weight.astype(np.float64)
+    return weight.astype(np.float64) if isinstance(weight, np.ndarray) else weight.dequantize(np.dtype(np.float64))
 
 
 def _write_folder(
@@ -133,7 +144,7 @@ def _write_folder(
     write_text(out / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     for path in source.files:
         write_bytes(out / path.name, path.read_bytes())
-    kept = {name: {name: TensorSource.stored(source.stored, name)} for name in source.untouched}
+    kept: dict[str, Mapping[str, TensorSource]] = {name: {name: one} for name, one in source.kept().items()}
     parts = {f"{name}.weight": group for name, group in linears.items()}
     both = sorted({part for group in parts.values() for part in group} & set(kept))
     if both:

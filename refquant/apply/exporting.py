@@ -15,18 +15,20 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 import model
+from model import Config
 from refquant.apply.checkpoint import KEPT_FILES, is_quantized
-from refquant.apply.description import DESCRIPTION, Description, read_description
-from refquant.apply.lazy_tensors import ReadAtUse, stored_tensors
+from refquant.apply.description import DESCRIPTION, read_description
+from refquant.apply.lazy_tensors import ReadAtUse, source_at_use
+from refquant.apply.quantized import table_names
 from refquant.apply.recipe import Recipe
 from refquant.apply.saving import CORRECTION_PARTS, correction_name
 from refquant.apply.stored_parts import PARTS, read_weight
 from refquant.apply.verifying import verify_folder
-from refquant.core import QTensor
 from refquant.core.metrics import noise_to_signal
+from refquant.core.qtensor import Quantized
 from refquant.errors import InputError, UsageError
 from refquant.numerics.arrays import Array
-from refquant.storage import Checkpoint, new_directory, open_checkpoint, read_json
+from refquant.storage import Checkpoint, TensorSource, new_directory, open_checkpoint, read_json
 from refquant.storage.streaming import SHARD_BYTES
 
 EXPORTERS: dict[str, str] = {
@@ -51,10 +53,12 @@ class ExportSource:
         Its tensors.
     config : dict
         ``config.json``.
-    weights : mapping of QTensor or ndarray
+    weights : mapping of Quantized or ndarray
         By linear; arrays where it is in full precision.
+    tables : mapping of Quantized
+        Embedding and head where they are quantized, as in folders that were imported from GGUF; without ``.weight``.
     untouched : mapping of ndarray
-        Every other tensor, by full name.
+        Every other tensor, and the numbers of the tables, by full name.
     files : tuple of Path
         Tokenizer and the like, to be copied.
     shard_bytes : int
@@ -64,7 +68,8 @@ class ExportSource:
     folder: Path
     stored: Checkpoint
     config: Mapping[str, Any]
-    weights: Mapping[str, QTensor | Array]
+    weights: Mapping[str, Quantized | Array]
+    tables: Mapping[str, Quantized]
     untouched: Mapping[str, Array]
     files: tuple[Path, ...]
     shard_bytes: int = SHARD_BYTES
@@ -72,8 +77,24 @@ class ExportSource:
     @property
     def plain(self) -> tuple[str, ...]:
         """Linears that are not quantized, embedding and head included: untouched matrices, without ``.weight``."""
-        matrices = (name for name in self.untouched if name.endswith(".weight") and len(self.stored.shape(name)) == 2)
+        matrices = (name for name, one in self.kept().items() if name.endswith(".weight") and len(one.shape) == 2)
         return tuple(name.removesuffix(".weight") for name in matrices)
+
+    def kept(self) -> dict[str, TensorSource]:
+        """The untouched tensors, to be written."""
+        found = {}
+        for name in self.untouched:
+            table = name.removesuffix(".weight")
+            if table in self.tables:
+                shape = self.stored.shape(f"{table}.codes")
+                found[name] = source_at_use(np.dtype(np.float32), shape, lambda name=name: self.untouched[name])  # type: ignore[misc]
+            else:
+                found[name] = TensorSource.stored(self.stored, name)
+        return found
+
+    def notes(self) -> tuple[str, ...]:
+        """What somebody has to know of an export to a layout of linears alone."""
+        return (f"written as plain numbers: {', '.join(sorted(self.tables))}",) if self.tables else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,32 +207,40 @@ def export(
 def read_source(folder: Path) -> ExportSource:
     """Check a folder, quantized or not, and have it ready to be read; errors as of :func:`refquant.apply.checkpoint.load`."""
     stored = open_checkpoint(folder)
+    config = read_json(folder / "config.json")
     hidden: set[str]
-    weights: Mapping[str, QTensor | Array]
+    weights: Mapping[str, Quantized | Array]
+    tables: Mapping[str, Quantized] = {}
     if is_quantized(folder):
         description = verify_folder(folder)
         if description.rewritten.online or description.rewritten.scores:
             raise InputError(f"{folder}: linears have transforms of their inputs at run time, which no layout of weights holds")
-        weights = ReadAtUse(tuple(description.weights), lambda name: _exportable(stored, name, description))
+        no_linears = set(table_names(Config.from_dict(config, str(folder / "config.json")).architecture()))
+
+        def read(name: str) -> Quantized:
+            return read_weight(stored, name, description.weights[name], stored.directory / DESCRIPTION)
+
+        weights = ReadAtUse([name for name in description.weights if name not in no_linears], read)
+        tables = ReadAtUse([name for name in description.weights if name in no_linears], read)
         hidden = {f"{name}.{part}" for name in description.weights for part in PARTS}
         hidden |= {correction_name(index, part) for index in description.corrections for part in CORRECTION_PARTS}
     else:
         weights = ReadAtUse(tuple(model.load(folder, stream=True).linears), lambda name: stored.read(f"{name}.weight"))
         hidden = {f"{name}.weight" for name in weights}
+    decoded = {f"{name}.weight": name for name in tables}
+
+    def untouched(name: str) -> Array:
+        return tables[decoded[name]].dequantize(np.dtype(np.float32)) if name in decoded else stored.read(name)
+
     return ExportSource(
         folder=folder,
         stored=stored,
-        config=read_json(folder / "config.json"),
+        config=config,
         weights=weights,
-        untouched=stored_tensors(stored, [name for name in stored.names if name not in hidden]),
+        tables=tables,
+        untouched=ReadAtUse(sorted({*decoded, *(name for name in stored.names if name not in hidden)}), untouched),
         files=tuple(folder / name for name in KEPT_FILES if name != "config.json" and (folder / name).is_file()),
     )
-
-
-def _exportable(stored: Checkpoint, name: str, description: Description) -> QTensor | Array:
-    """A linear's codes; what is not codes on a grid (sums of signs) no layout holds as it is: its numbers go on, to be requantized."""
-    weight = read_weight(stored, name, description.weights[name], stored.directory / DESCRIPTION)
-    return weight if isinstance(weight, QTensor) else weight.dequantize()
 
 
 def beyond_weights(folder: Path) -> list[str]:

@@ -9,11 +9,42 @@ from refquant.apply.recipe import Recipe
 from refquant.core import QuantSpec, Tiling
 from refquant.core import spec as named_spec
 from refquant.core.block_formats import BLOCK_FORMATS, block_name
+from refquant.core.qtensor import Described
 from refquant.errors import InputError
 from refquant.formats import IntFormat
 
 
-def weight_recipe(layout: str, variant: str, specs: Mapping[str, QuantSpec], matrices: Iterable[str]) -> Recipe:
+def folder_recipe(layout: str, variant: str, specs: Mapping[str, Described], linears: Iterable[str]) -> Recipe:
+    """The recipe of a folder whose file says of every tensor by itself what it is.
+
+    Where all linears look alike it is that of :func:`weight_recipe`, and else one of method ``imported``.
+
+    Parameters
+    ----------
+    layout, variant : str
+    specs : mapping of specs
+        By linear, perhaps of embedding and head as well.
+    linears : iterable of str
+        All of the model.
+    """
+    linears = list(linears)
+    plain = [name for name in linears if name not in specs]
+    kinds = {name.rpartition(".")[2] for name in plain}
+    clear = kinds.isdisjoint(name.rpartition(".")[2] for name in linears if name in specs)
+    alike = set(specs) <= set(linears) and len(set(specs.values())) == 1 and isinstance(next(iter(specs.values())), QuantSpec)
+    skip = tuple(sorted(kinds if clear else plain))
+    if clear and alike:
+        return weight_recipe(layout, variant, specs, ()).replace(skip=skip)
+    return _recipe(layout, variant, {"method": "imported"}, skip)
+
+
+def _recipe(layout: str, variant: str, weights: dict[str, Any], skip: tuple[str, ...]) -> Recipe:
+    return Recipe(name=f"imported-{layout}").replace(
+        description=f"Imported from the {layout} layout ({variant})", weights=weights, calibration={"states": "none"}, skip=skip
+    )
+
+
+def weight_recipe(layout: str, variant: str, specs: Mapping[str, Described], matrices: Iterable[str]) -> Recipe:
     """The recipe that says what imported weights look like.
 
     Parameters
@@ -44,15 +75,12 @@ def weight_recipe(layout: str, variant: str, specs: Mapping[str, QuantSpec], mat
     both = sorted(name for name in plain if name.rpartition(".")[2] in quantized)
     if both:
         raise InputError(f"{both[0]} is not quantized although others of its kind are; a quantized folder skips kinds of linears")
-    return Recipe(name=f"imported-{layout}").replace(
-        description=f"Imported from the {layout} layout ({variant})",
-        weights=_weight_fields(spec),
-        calibration={"states": "none"},
-        skip=tuple(sorted({name.rpartition(".")[2] for name in plain})),
-    )
+    return _recipe(layout, variant, _weight_fields(spec), tuple(sorted({name.rpartition(".")[2] for name in plain})))
 
 
-def _weight_fields(spec: QuantSpec) -> dict[str, Any]:
+def _weight_fields(spec: Described) -> dict[str, Any]:
+    if not isinstance(spec, QuantSpec):
+        raise InputError(f"{spec.to_json()}; a recipe has no name for such weights")
     if not isinstance(spec.format, IntFormat):
         named = _block_names(spec)
         if spec.scales is None and not named and spec.tiling == Tiling.channel():

@@ -7,6 +7,7 @@ recipe of the result says only what the weights look like.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,13 +15,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from refquant.apply.imported_recipe import weight_recipe
+from refquant.apply.imported_recipe import folder_recipe, weight_recipe
 from refquant.apply.lazy_tensors import ReadAtUse, Spool, stored_tensors, write_shards
 from refquant.apply.linear_layout import LinearLayout, Settings
 from refquant.apply.linear_layouts import LINEAR_LAYOUTS
 from refquant.apply.quantized import QuantizedModel
 from refquant.apply.saving import KEPT_FILES, Provenance, WeightOnDisk, fill_folder, weight_entry
-from refquant.core import QTensor, QuantSpec
+from refquant.core import QTensor
+from refquant.core.qtensor import Described, Quantized
 from refquant.errors import InputError, UsageError
 from refquant.numerics.arrays import Array
 from refquant.storage import (
@@ -56,16 +58,18 @@ class Imported:
     layout, variant : str
     config : dict
         ``config.json`` without the quantization block.
-    weights : mapping of QTensor
-        By linear.
+    weights : mapping of Quantized
+        By linear; perhaps embedding and head as well.
     untouched : mapping of ndarray
         Every other tensor, by full name.
     digest : str
         SHA-256 of what was read.
     files : mapping of bytes
         Tokenizer and the like.
-    stored : Checkpoint, optional
-        Where the untouched tensors lie, if they can be read from there piece by piece.
+    sources : mapping of TensorSource
+        The untouched tensors again, where they can be read piece by piece.
+    linears : tuple of str
+        Of the whole model, quantized or not, where the layout says of each by itself what it is; empty where all have to be alike.
     elements, total_bits : int
         Of all weights together; 0 until they were gone through.
     """
@@ -73,19 +77,18 @@ class Imported:
     layout: str
     variant: str
     config: Mapping[str, Any]
-    weights: Mapping[str, QTensor]
+    weights: Mapping[str, Quantized]
     untouched: Mapping[str, Array]
     digest: str
     files: Mapping[str, bytes] = field(default_factory=dict)
-    stored: Checkpoint | None = None
+    sources: Mapping[str, TensorSource] = field(default_factory=dict)
+    linears: tuple[str, ...] = ()
     elements: int = 0
     total_bits: int = 0
 
     def kept(self) -> dict[str, TensorSource]:
         """The untouched tensors, to be written."""
-        if self.stored is not None:
-            return {name: TensorSource.stored(self.stored, name) for name in self.untouched}
-        return {name: TensorSource.of(array) for name, array in self.untouched.items()}
+        return dict(self.sources) or {name: TensorSource.of(array) for name, array in self.untouched.items()}
 
 
 class Importer(Protocol):
@@ -132,7 +135,7 @@ def quantization_block(path: Path, config: Mapping[str, Any]) -> Mapping[str, An
 def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "", shard_bytes: int = SHARD_BYTES) -> Imported:
     """Read a folder or file of another layout and write it as a quantized folder, or as a plain one if nothing in it is quantized.
 
-    Linears are read, checked and put aside one at a time (of GGUF, which is read whole, they are written so).
+    Linears are read, checked and put aside one at a time.
 
     Parameters
     ----------
@@ -172,18 +175,21 @@ def import_folder(path: Path, out: Path, *, layout: str = "", variant: str = "",
 def _write_quantized(
     found: Imported, folder: Path, plain: Path, kept: Mapping[str, Mapping[str, TensorSource]], shard_bytes: int
 ) -> Imported:
-    spool, specs, weights = Spool(plain), dict[str, QuantSpec](), dict[str, WeightOnDisk]()
+    spool, specs, weights = Spool(plain), dict[str, Described](), dict[str, WeightOnDisk]()
     elements = total_bits = 0
     for name in found.weights:
         weight = found.weights[name]
         specs[name] = weight.spec
         weights[name] = WeightOnDisk(entry=weight_entry(weight), parts=spool.put(name, weight.parts()))
-        elements, total_bits = elements + weight.codes.size, total_bits + weight.total_bits
+        elements, total_bits = elements + math.prod(weight.shape), total_bits + weight.total_bits
     both = sorted({part for one in weights.values() for part in one.parts} & set(kept))
     if both:
         raise InputError(f"the tensor {both[0]} has the name of a quantized weight's part")
-    matrices = (name for name, one in found.kept().items() if len(one.shape) == 2)
-    recipe = weight_recipe(found.layout, found.variant, specs, matrices)
+    matrices = [name for name, one in found.kept().items() if len(one.shape) == 2]
+    if found.linears:
+        recipe = folder_recipe(found.layout, found.variant, specs, found.linears)
+    else:
+        recipe = weight_recipe(found.layout, found.variant, specs, matrices)
     run = digest(canonical_json([recipe.digest(), found.digest]))
     provenance = Provenance(input_digest=found.digest, calibration_digest="", seed=0, run_digest=run)
     groups = dict(sorted({**kept, **{f"{name}.weight": one.parts for name, one in weights.items()}}.items()))
@@ -289,7 +295,7 @@ def _read(layout: LinearLayout, path: Path, variant: str) -> Imported:
         config={key: value for key, value in opened.config.items() if key != "quantization_config"},
         weights=ReadAtUse(opened.linears, lambda name: read_linear(layout, opened, name)),
         untouched=stored_tensors(opened.stored, opened.untouched),
-        stored=opened.stored,
+        sources={name: TensorSource.stored(opened.stored, name) for name in opened.untouched},
         digest=digest(canonical_json([opened.stored.digest(), dict(opened.config)])),
         files=files,
     )

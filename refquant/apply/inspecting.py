@@ -11,11 +11,15 @@ from typing import cast
 
 import numpy as np
 
-from refquant.apply.checkpoint import PARTS, is_quantized
-from refquant.apply.description import read_description, tensor_digest
+from refquant.apply.checkpoint import is_quantized, read_weight
+from refquant.apply.description import DESCRIPTION, read_description, tensor_digest
 from refquant.apply.importing import detect, open_linears, quantization_block, read_linear
 from refquant.apply.linear_layouts import LINEAR_LAYOUTS
-from refquant.core import Origin, QTensor, QuantSpec
+from refquant.apply.spec_texts import format_text
+from refquant.core import QTensor
+from refquant.core.affine_tensor import AffineTensor
+from refquant.core.binary_tensor import BinaryTensor
+from refquant.core.qtensor import Quantized
 from refquant.errors import InputError
 from refquant.formats import IntFormat
 from refquant.numerics.arrays import Array
@@ -64,6 +68,7 @@ class Row:
     values : Range
         Of the numbers that it stands for.
     scales, zeros : Range, optional
+        Zero points, or minima.
     counts : tuple of int
         Histogram: of every code in order of code where there are at most 16, else of `BINS` equal parts of the range of codes, or of
         numbers where nothing is quantized.
@@ -163,9 +168,9 @@ def _own_rows(path: Path) -> Iterator[Row]:
     stored, description = open_checkpoint(path), read_description(path)
     used: set[str] = set()
     for name, entry in description.weights.items():
-        parts = {part: stored.read(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in stored.names}
+        weight = read_weight(stored, name, entry, path / DESCRIPTION)
+        parts = weight.parts()
         used |= {f"{name}.{part}" for part in parts}
-        weight = QTensor.from_parts(parts, QuantSpec.from_json(entry.spec), Origin(method=entry.method))
         yield quantized_row(name, weight, sum(array.nbytes * 8 for array in parts.values()))
     yield from (plain_row(name, stored.read(name)) for name in stored.names if name not in used)
 
@@ -184,40 +189,44 @@ def plain_row(name: str, array: Array) -> Row:
     )
 
 
-def quantized_row(name: str, weight: QTensor, stored_bits: int) -> Row:
+def quantized_row(name: str, weight: Quantized, stored_bits: int) -> Row:
     """The row of a quantized tensor that takes so many bits in its file."""
-    low, levels = (
-        (weight.spec.format.lo, 1 << weight.spec.format.bits)
-        if isinstance(weight.spec.format, IntFormat)
-        else (0, 1 << weight.spec.format.bits)
-    )
-    codes = weight.codes.astype(np.int64).ravel() - low
-    counts = np.bincount(codes * min(levels, BINS) // levels, minlength=min(levels, BINS))
+    scales, zeros = _scale_ranges(weight)
     return Row(
         name=name,
         format=format_text(weight.spec),
         shape=weight.shape,
         stored_bits=stored_bits,
         values=Range.of(weight.dequantize()),
-        scales=Range.of(weight.scale),
-        zeros=None if weight.zero is None else Range.of(weight.zero),
-        counts=tuple(int(n) for n in counts),
+        scales=scales,
+        zeros=zeros,
+        counts=_code_counts(weight),
         digest=weight.digest(),
     )
 
 
-def format_text(spec: QuantSpec) -> str:
-    """A spec in a few words.
+def _scale_ranges(weight: Quantized) -> tuple[Range | None, Range | None]:
+    """Ranges of scales, and of zero points or minima."""
+    if isinstance(weight, QTensor):
+        return Range.of(weight.scale), None if weight.zero is None else Range.of(weight.zero)
+    if isinstance(weight, AffineTensor):
+        minima = weight.minima()
+        return Range.of(weight.scales()), None if minima is None else Range.of(minima)
+    if isinstance(weight, BinaryTensor):
+        return Range.of(np.concatenate([weight.row_scales.ravel(), weight.column_scales])), None
+    return None, None
 
-    Examples
-    --------
-    >>> from refquant.core import spec
-    >>> format_text(spec("int4", group_size=128, scale_format="float16"))
-    'uint4 1x128 float16'
-    """
-    tile = "x".join("all" if extent is None else str(extent) for extent in spec.tiling.extents)
-    scales = (spec.scale_format or "") if spec.scales is None else spec.scales.format.name
-    return f"{spec.format.name} {tile} {scales}".rstrip()
+
+def _code_counts(weight: Quantized) -> tuple[int, ...]:
+    """How many codes there are of each, or of each of :data:`BINS` equal parts of their range."""
+    if isinstance(weight, BinaryTensor):
+        return tuple(int(n) for n in np.bincount(weight.codes.ravel(), minlength=2 ** int(weight.orders.max(initial=1))))
+    if not isinstance(weight, QTensor | AffineTensor):
+        return ()
+    fmt = weight.spec.format
+    low, levels = (fmt.lo if isinstance(fmt, IntFormat) else 0), 1 << fmt.bits
+    codes = weight.codes.astype(np.int64).ravel() - low
+    return tuple(int(n) for n in np.bincount(codes * min(levels, BINS) // levels, minlength=min(levels, BINS)))
 
 
 def _histogram(values: Array, found: Range) -> tuple[int, ...]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from refquant.numerics.arrays import Array
 from refquant.storage import Checkpoint, TensorSource, plan_shards, write_index, write_streamed, write_tensors
@@ -57,6 +59,11 @@ class ReadAtUse(Mapping[str, T], Generic[T]):
 def stored_tensors(stored: Checkpoint, names: list[str]) -> ReadAtUse[Array]:
     """Some tensors of a checkpoint."""
     return ReadAtUse(names, stored.read)
+
+
+def source_at_use(dtype: np.dtype[Any], shape: tuple[int, ...], read: Callable[[], Array]) -> TensorSource:
+    """A tensor to be written that is read when its bytes are asked for, and not kept."""
+    return TensorSource(dtype=dtype, shape=shape, pieces=lambda: TensorSource.of(read()).pieces())
 
 
 class Spool:

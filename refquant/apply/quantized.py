@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from model import DenseLinear, Linear, ScoreOperands, Transformer
+from model import Architecture, DenseLinear, Linear, ScoreOperands, Transformer
 from refquant.apply.layers import (
     CodebookQuantizer,
     IntegerLinear,
@@ -60,7 +60,7 @@ class QuantizedModel:
     ----------
     recipe : Recipe
     weights : mapping of str to Quantized
-        By the linear's name.
+        By the linear's name; of imported weights also by the embedding's and the head's.
     input_grids : mapping of str to Grid
         Static activation grids by the linear's name.
     value_grids : mapping of int to Grid
@@ -111,8 +111,11 @@ class QuantizedModel:
         m = self.rewritten.attach(m)
         self.check_fit(m, set(self.weights))
         for name, coded in self.weights.items():
-            if coded.shape != (shape := dense_linear(m, name).weight.shape):
+            shape = dense_linear(m, name).weight.shape if name in m.linears else m.parameters[f"{name}.weight"].shape
+            if coded.shape != shape:
                 raise InputError(f"{name}: the quantized weight has shape {coded.shape}, the model's {shape}")
+        tables = {f"{name}.weight": self.weights[name].dequantize(m.dtype) for name in self.weights if name not in m.linears}
+        m = m.replace(parameters=tables) if tables else m
         if arithmetic == "integer":
             self._check_codes()
         linears: dict[str, Linear] = {}
@@ -160,6 +163,8 @@ class QuantizedModel:
         A linear that is left out would run in floating point, and V without its scales on scales of the moment, without a word.
         """
         recipe = self.recipe
+        if recipe.weights.method == "imported":
+            weights = weights - set(table_names(m.architecture))
         linears = {name for name in m.linears if not is_skipped(recipe, name)}
         blocks = {str(index) for index in range(m.config.n_layers)}
         wanted = {
@@ -228,8 +233,13 @@ def score_operands(recipe: Recipe, before: ScoreOperands | None) -> ScoreOperand
 
 
 def is_skipped(recipe: Recipe, name: str) -> bool:
-    """Whether a linear stays in floating point, by its last name."""
-    return name.rpartition(".")[2] in recipe.skip
+    """Whether a linear stays in floating point, by its last name or its full one."""
+    return name.rpartition(".")[2] in recipe.skip or name in recipe.skip
+
+
+def table_names(architecture: Architecture) -> tuple[str, ...]:
+    """What only imported folders have quantized beside linears: the embedding, and the head where it has a weight of its own."""
+    return (architecture.embedding,) if architecture.head is None else (architecture.embedding, architecture.head.name)
 
 
 def dense_linear(m: Transformer, name: str) -> DenseLinear:

@@ -32,7 +32,8 @@ class Recipe:
     weights, tokens, activations, queries_keys, values, probabilities, attention_output, calibration
         One part each.
     skip : tuple of str
-        Last names of linears that stay in floating point, such as ``"q_proj"``. Embedding, head and norms always do.
+        Last names of linears that stay in floating point, such as ``"q_proj"``. Embedding, head and norms always do. Recipes of imported
+        folders also have full names here, of single linears that are not quantized.
     propagate : {"quantized", "float"}
         What a block's calibration inputs come from: the blocks before it as quantized (weights, activations and attention product), or
         the float ones.

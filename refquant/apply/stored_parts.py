@@ -11,6 +11,7 @@ from refquant.apply.recipe import Recipe
 from refquant.apply.rewritten import RewrittenModel
 from refquant.apply.saving import CORRECTION_PARTS, correction_name
 from refquant.core import Origin, QTensor, QuantSpec
+from refquant.core.affine_tensor import AffineSpec, AffineTensor, affine_parts, is_affine
 from refquant.core.binary_tensor import BINARY_PARTS, BinarySpec, BinaryTensor, is_binary
 from refquant.core.qtensor import Quantized
 from refquant.errors import InputError
@@ -19,7 +20,8 @@ from refquant.numerics.arrays import Array
 from refquant.storage import Checkpoint
 
 GRID_PARTS = ("codes", "scale", "scale_codes", "scale_outer", "scale_offset", "zero", "perm")
-PARTS = tuple(dict.fromkeys((*GRID_PARTS, *BINARY_PARTS)))
+MINIMUM_PARTS = ("minimum", "minimum_codes", "minimum_outer", "minimum_offset")
+PARTS = tuple(dict.fromkeys((*GRID_PARTS, *BINARY_PARTS, *MINIMUM_PARTS)))
 
 
 def described_model(
@@ -70,22 +72,40 @@ def read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) 
     InputError
         If a part is missing, damaged or not what its digest says.
     """
-    binary = is_binary(entry.spec)
-    wanted = BINARY_PARTS if binary else GRID_PARTS
-    parts = {part: stored.read(f"{name}.{part}") for part in wanted if f"{name}.{part}" in stored.names}
-    missing = (set(wanted) if binary else {"codes", "scale" if "scale_codes" not in parts else "scale_codes"}) - set(parts)
+    try:
+        possible = _possible_parts(entry.spec)
+    except InputError as error:
+        raise InputError(f"{where}: {name}: {error}") from error
+    parts = {part: stored.read(f"{name}.{part}") for part in possible if f"{name}.{part}" in stored.names}
+    missing = _needed_parts(entry.spec, parts) - set(parts)
     if missing:
         raise InputError(f"{stored.directory}: {name} lacks {', '.join(sorted(missing))}, which {where.name} promises")
     try:
         origin = Origin(method=entry.method, version=entry.version, parameters=entry.parameters)
-        weight = _from_parts(parts, entry.spec, origin, binary)
+        weight = _from_parts(parts, entry.spec, origin)
     except InputError as error:
         raise InputError(f"{stored.directory}: {name} is damaged: {error}") from error
     check_digests(str(stored.directory), {name: weight.digest()}, {name: entry.digest})
     return weight
 
 
-def _from_parts(parts: dict[str, Array], spec: str, origin: Origin, binary: bool) -> Quantized:
-    if binary:
+def _possible_parts(spec: str) -> tuple[str, ...]:
+    """All parts that a tensor of a spec may have."""
+    if is_binary(spec):
+        return BINARY_PARTS
+    return affine_parts(AffineSpec.from_json(spec)) if is_affine(spec) else GRID_PARTS
+
+
+def _needed_parts(spec: str, found: Mapping[str, Array]) -> set[str]:
+    """The parts that it has to have."""
+    if is_binary(spec) or is_affine(spec):
+        return set(_possible_parts(spec))
+    return {"codes", "scale" if "scale_codes" not in found else "scale_codes"}
+
+
+def _from_parts(parts: dict[str, Array], spec: str, origin: Origin) -> Quantized:
+    if is_binary(spec):
         return BinaryTensor.from_parts(parts, BinarySpec.from_json(spec), origin)
+    if is_affine(spec):
+        return AffineTensor.from_parts(parts, AffineSpec.from_json(spec), origin)
     return QTensor.from_parts(parts, QuantSpec.from_json(spec), origin)

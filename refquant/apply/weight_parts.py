@@ -29,9 +29,10 @@ class Weights:
 
     Parameters
     ----------
-    method : {"none", "rtn", "gptq", "dash_q", "quant_dllm", "lloyd_max"}
+    method : {"none", "rtn", "gptq", "dash_q", "quant_dllm", "lloyd_max", "imported"}
         ``quant_dllm`` makes sums of `bits` scaled signs, `group_size` columns a block; ``lloyd_max`` codes with a codebook fitted to the
-        normal distribution. Neither has a scheme.
+        normal distribution. Neither has a scheme. ``imported`` is what other programs made, each weight by a spec of its own, the embedding
+        and the head perhaps among them: it describes a folder, nothing is quantized by it, and it has no other field.
     bits, scheme, group_size, scale_format, clip_search, range_ratio
         As in :func:`refquant.spec`; group size -1 is a whole row; an empty scale format keeps float64.
     format : str
@@ -61,7 +62,7 @@ class Weights:
         Tokens count as ``[tokens]`` says; AWQ counts all alike.
     """
 
-    method: Literal["none", "rtn", "gptq", "dash_q", "quant_dllm", "lloyd_max"] = "gptq"
+    method: Literal["none", "rtn", "gptq", "dash_q", "quant_dllm", "lloyd_max", "imported"] = "gptq"
     bits: Bits = 4
     scheme: str = "asym_incl0"
     group_size: GroupSize = 128
@@ -99,6 +100,11 @@ class Weights:
             raise UsageError(f"limit_shrink {self.limit_shrink} of {self.limit_steps} limit_steps leaves no limit to try")
         if self.method in ("quant_dllm", "lloyd_max"):
             self._check_own_codes()
+        if self.method == "imported":
+            changed = [entry.name for entry in fields(Weights) if entry.name != "method" and getattr(self, entry.name) != entry.default]
+            if changed:
+                raise UsageError(f"weights of method 'imported' each have a spec of their own; leave out {', '.join(changed)}")
+            return
         self.spec()  # a scheme and a width that contradict each other raise here
 
     def _check_own_codes(self) -> None:
@@ -125,8 +131,10 @@ class Weights:
         Raises
         ------
         UsageError
-            If the fields contradict each other.
+            If the fields contradict each other, or the method is ``imported``.
         """
+        if self.method == "imported":
+            raise UsageError("weights of method 'imported' say what another program made; nothing can be quantized by such a recipe")
         if self.method == "lloyd_max":
             return lloyd_max_spec(self.bits, self.group_size, self.scale_format or None)
         if self.format:

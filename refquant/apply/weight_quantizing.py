@@ -33,9 +33,11 @@ def quantize_weight(plan: Weights, w: Array, stats: Stats | None, arithmetic: Ar
     ------
     InputError
         If statistics are needed and missing; otherwise what the method raises.
+    UsageError
+        If the method is ``imported``, which makes nothing.
     """
     match plan.method:
-        case "rtn":
+        case "rtn" | "imported":  # the latter has no spec, and its error says so
             return rtn(w, plan.spec(), arithmetic)
         case "lloyd_max":
             return lloyd_max(w, plan.spec(), correction=plan.scale_correction, arithmetic=arithmetic)

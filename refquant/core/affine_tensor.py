@@ -223,6 +223,16 @@ class AffineTensor:
         """Logical shape."""
         return self.codes.shape
 
+    def scales(self) -> Array:
+        """One float32 scale a tile."""
+        return self._numbers("scale", self.scale, self.spec.scales)
+
+    def minima(self) -> Array | None:
+        """One float32 minimum a tile, if there are any."""
+        if self.minimum is None or self.spec.minima is None:
+            return None
+        return self._numbers("minimum", self.minimum, self.spec.minima)
+
     def dequantize(self, dtype: np.dtype[np.floating] | None = None) -> Array:
         """Return ``scale * code - minimum``, every operation rounded to float32 once.
 
@@ -231,11 +241,11 @@ class AffineTensor:
         dtype : numpy dtype, optional
             float32 (default) or float64, which holds the same numbers.
         """
-        expand, shape = self.spec.tiling.expand, self.codes.shape
+        expand, shape, minima = self.spec.tiling.expand, self.codes.shape, self.minima()
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            values = self.codes.astype(np.float32) * expand(self._numbers("scale", self.scale, self.spec.scales), shape)
-            if self.minimum is not None and self.spec.minima is not None:
-                values = values - expand(self._numbers("minimum", self.minimum, self.spec.minima), shape)
+            values = self.codes.astype(np.float32) * expand(self.scales(), shape)
+            if minima is not None:
+                values = values - expand(minima, shape)
         return values if dtype is None or np.dtype(dtype) == np.float32 else as_float64(values).astype(dtype, copy=False)
 
     def parts(self) -> dict[str, Array]:

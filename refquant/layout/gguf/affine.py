@@ -105,7 +105,7 @@ def _parts(held: CodedScales | Array | None, count: int) -> tuple[Array | None, 
 
 
 def types_of(tensor: AffineTensor) -> list[str]:
-    """Names of the types that have a tensor's blocks, along rows of whole ones: none, one, or the ternary two, what it was read from last."""
+    """Names of the types that have a tensor's blocks, in rows of whole ones: none, one, or the ternary two, what it was read from last."""
     fitting = _types_of_spec(tensor)
     whole = bool(tensor.shape) and all(tensor.shape[-1] % find_block_type(name).size == 0 for name in fitting)
     return fitting if whole else []

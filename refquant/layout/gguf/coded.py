@@ -38,14 +38,20 @@ def to_coded(t: GgufTensor) -> QTensor | AffineTensor:
     ['QTensor', 'AffineTensor', 'AffineTensor']
     """
     name = t.kind.name
-    if name not in CODED:
-        raise InputError(f"{name} is no grid of one scale a group, and has no blocks of integer codes; it can be read as numbers")
+    reason = why_not_coded(name)
+    if reason is not None:
+        raise InputError(f"{reason}; it can be read as numbers")
     found = from_gguf(t) if name not in NAMES or _grid_holds(name, t.fields()) else to_affine(t)
     back = from_coded(found)
     if not np.array_equal(back.blocks, t.blocks):
         wrong = int(np.argmax((back.blocks != t.blocks).any(axis=1)))
         raise InputError(f"{name}: block {wrong} has bytes that no encoder writes, and that would not come back")
     return found
+
+
+def why_not_coded(kind: str) -> str | None:
+    """Say why tensors of a type, by its name, do not become codes; None if they do."""
+    return None if kind in CODED else f"{kind} is no grid of one scale a group; its blocks have no integer codes"
 
 
 def _grid_holds(name: str, fields: Fields) -> bool:
