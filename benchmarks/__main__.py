@@ -36,7 +36,11 @@ def lines_of(name: str, quick: bool, threads: int) -> Iterator[str]:
     environment = {**os.environ, **dict.fromkeys(VARIABLES, str(threads))}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         if child.stdout is not None:
-            yield from child.stdout
+            for line in child.stdout:
+                if line.startswith("{"):
+                    yield line
+                else:  # a peer that speaks of itself
+                    print(line, end="", file=sys.stderr)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
 

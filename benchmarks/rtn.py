@@ -4,7 +4,8 @@ OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.rtn [--quick]
 
 Bandwidth is bytes of float32 weights a second; that of a copy is measured by `np.copyto` from the same array into one that was written to
 before, in the same rounds. So "10 % of a copy's bandwidth" is ten times the copy's time, in which the copy reads and writes every
-weight, and ours makes new arrays of codes and scales, or of numbers, memory included. NumPy and we take one thread; torch as many as
+weight. Quantizing makes new arrays of codes and scales, memory included; dequantizing beside a copy writes, as the copy does, into an
+array that is there. Beside gguf and torchao both sides make new ones. NumPy and we take one thread; torch as many as
 `OMP_NUM_THREADS` says.
 """
 
@@ -47,7 +48,7 @@ def row(name: str, ours: Call, peer: Call, limit: float, x: Array, rounds: int, 
 
 def beside_copy(name: str, ours: Call, least: float, x: Array, rounds: int) -> measure.Result:
     """A row whose limit is a share of a copy's bandwidth."""
-    target = np.zeros_like(x)
+    target = np.zeros_like(x)  # of zeros, not empty: its memory is there before the first round
     timed = measure.alternate(name, ours, partial(np.copyto, target, x), rounds)
     reached = statistics.median(1 / ratio for ratio in timed.ratios)
     rates = f"{x.nbytes / timed.seconds / 1e9:.2f} GB/s, {reached:.1%} of the copy's {x.nbytes / statistics.median(timed.peer) / 1e9:.2f}"
@@ -102,7 +103,8 @@ def run(quick: bool) -> Iterator[measure.Result]:
     for kind, (scheme, least) in OF_A_COPY.items():
         chosen = spec("int4", group_size=GROUP, scheme=scheme)
         yield beside_copy(f"RTN {kind} / copy", partial(rtn, x, chosen), least, x, rounds)
-        yield beside_copy(f"dequantization {kind} / copy", rtn(x, chosen).dequantize, DEQUANTIZED, x, rounds)
+        back = partial(rtn(x, chosen).dequantize, out=np.zeros_like(x))
+        yield beside_copy(f"dequantization {kind} / copy", back, DEQUANTIZED, x, rounds)
     yield from gguf_rows(x, rtn(x, spec("int4", group_size=GROUP, scheme="sym_full")), rounds)
     yield from torchao_rows(x, rounds)
 

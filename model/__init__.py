@@ -5,6 +5,7 @@ comes to), ``ops`` (the arithmetic), ``transformer`` (the one forward pass), the
 """
 
 from model.architecture import Architecture, ModelConfig
+from model.attention import AttentionContext
 from model.checkpoint import build, embedded, embedded_directory, load
 from model.commit import aligned
 from model.config import Config
@@ -15,7 +16,7 @@ from model.sampling_dream import denoise_dream, generate_dream
 from model.sampling_llada2 import denoise_llada2, generate_llada2
 from model.taps import Keep, Observer
 from model.tokenizer import Tokenizer, chat_prompt
-from model.transformer import AttentionContext, Transformer
+from model.transformer import Transformer
 from model.visibility import block_causal
 
 __all__ = [

@@ -226,12 +226,6 @@ def split_heads(x: Array, head_dim: int) -> Array:
     return x.reshape(batch, length, width // head_dim, head_dim).transpose(0, 2, 1, 3)
 
 
-def merge_heads(x: Array) -> Array:
-    """``[B, heads, T, h]`` back to ``[B, T, heads * h]``."""
-    batch, heads, length, head_dim = x.shape
-    return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * head_dim)
-
-
 def attention_probabilities(q: Array, k: Array, key_bias: Array | None, arithmetic: Arithmetic) -> Array:
     """``softmax(q k^T / sqrt(h) + bias)`` over all keys: unless the bias says otherwise every position sees every other one.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from model import border, ops
 from model.architecture import BlockPlan, ExpertsPlan, LinearPlan, MlpPlan, ModelConfig, NormPlan
+from model.attention import AttentionContext, mix_values
 from model.layers import AttentionProduct, DenseAttentionProduct, DenseLinear, Linear, Norm, ScoreOperands
 from model.routing import route
 from model.streaming import StreamedTensors, count, gather
@@ -19,16 +20,6 @@ from model.visibility import read_mask, read_positions
 from refquant.errors import InputError, UsageError
 from refquant.numerics import Arithmetic
 from refquant.numerics.arrays import Array, read_only
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionContext:
-    """What all blocks of one forward pass share: rotary tables and what the attention mask comes to."""
-
-    cos: Array  # [1 or B, T, H r], see ops.rope_rows
-    sin: Array  # [1 or B, T, H r]
-    key_bias: Array | None  # [1 or B, 1, 1 or T, T]
-    sighted: Array | None = None  # [1 or B, 1, T, 1] 0 for queries that may see nothing: their attention is zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +199,7 @@ class Transformer:
         prepare = self.score_operands[index]
         if prepare is not None:
             q, k = prepare(q, k)
-        probabilities = ops.attention_probabilities(q, k, context.key_bias, self.arithmetic)  # [B, H, T, T]
-        if context.sighted is not None:
-            probabilities *= context.sighted
-        show(observer, f"blocks.{index}.probabilities", probabilities)
-        mixed = ops.merge_heads(self.attention_products[index](probabilities, v))  # [B, T, H h]
+        mixed = mix_values(q, k, v, context, self.attention_products[index], self.arithmetic, observer, f"blocks.{index}.probabilities")
         return self._apply(part.plan.attn_out, mixed, observer)
 
     def _project_qkv(self, part: _Block, x: Array, observer: Observer | None) -> tuple[Array, Array, Array]:

@@ -61,7 +61,7 @@ def encode(x: Array, grid: Grid, spec: QuantSpec) -> Array:
     return codes
 
 
-def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floating] | None = None) -> Array:
+def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floating] | None = None, out: Array | None = None) -> Array:
     """Turn codes back into numbers, ``scale * (code - zero)``.
 
     Parameters
@@ -70,18 +70,20 @@ def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floatin
     grid : Grid
     spec : QuantSpec
     dtype : numpy dtype, optional
-        float32 or float64; by default float64 if the scale is float64, else float32. The difference is exact and the product is
-        rounded once to this dtype.
+        float32 or float64; by default `out`'s, or else float64 if the scale is float64, else float32. The difference is exact and the
+        product is rounded once to this dtype.
+    out : ndarray of that dtype and the shape of `codes`, optional
+        Where the numbers go; its memory is then not allocated anew, which takes as long as the arithmetic.
 
     Returns
     -------
     ndarray of `dtype`, the shape of `codes`
-        Zeros are positive where a code has no sign of zero; formats with a code for -0 keep it.
+        `out` if it is given. Zeros are positive where a code has no sign of zero; formats with a code for -0 keep it.
 
     Raises
     ------
     UsageError
-        If `dtype` is another.
+        If `dtype` is another, or `out` is of another dtype or shape.
     InputError
         If the codes are not integers, or the grid does not fit them or the scheme.
     NumericalError
@@ -98,15 +100,33 @@ def decode(codes: Array, grid: Grid, spec: QuantSpec, dtype: np.dtype[np.floatin
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iu":
         raise InputError(f"codes are integers, not {codes.dtype}")
-    working = np.dtype(dtype) if dtype is not None else grid.working_dtype
+    working = np.dtype(dtype) if dtype is not None else out.dtype if out is not None else grid.working_dtype
     if working not in (np.float32, np.float64):
         raise UsageError(f"codes decode to float32 or float64, not {working}; cast the result")
-    values = np.empty(codes.shape, dtype=working)
+    if out is not None and (out.dtype != working or out.shape != codes.shape):
+        raise UsageError(f"codes of shape {codes.shape} decode into {working} of that shape, not {out.dtype} of shape {out.shape}")
+    values = np.empty(codes.shape, dtype=working) if out is None else out
     finite = _cannot_overflow(codes.dtype, grid, spec, working)
-    for rows, start, scale, zero in _slabs(grid, codes.shape, spec, working):
+    short = _as_bytes(codes, grid, spec) if finite else None
+    codes, zeros = short if short is not None else (codes, None)
+    for rows, start, scale, zero in _slabs(grid, codes.shape, spec, working, zeros):
         steps = codes[rows] if isinstance(spec.format, IntFormat) else formats.decode(codes[rows], spec.format, working)
+        if zeros is not None:
+            steps, zero = steps - zero, None
         _decode(steps, scale, zero, values[rows], start, finite)
     return values
+
+
+def _as_bytes(codes: Array, grid: Grid, spec: QuantSpec) -> tuple[Array, Array] | None:
+    """Codes and zero points as int8, if their differences are int8 too: a quarter of the memory to move. None if they are not."""
+    zero = grid.zero
+    if zero is None or zero.dtype.kind not in "iu" or codes.itemsize > 1 or not codes.size or not isinstance(spec.format, IntFormat):
+        return None
+    (low, high), (least, most) = ((int(np.min(a)), int(np.max(a))) for a in (codes, zero))
+    allowed = np.iinfo(np.int8)
+    if min(low, least, low - most) < allowed.min or max(high, most, high - least) > allowed.max:
+        return None
+    return codes.view(np.int8), zero.astype(np.int8)
 
 
 def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
@@ -137,17 +157,21 @@ def fake_quantize(x: Array, grid: Grid, spec: QuantSpec) -> Array:
 
 
 def _slabs(
-    grid: Grid, shape: tuple[int, ...], spec: QuantSpec, dtype: np.dtype[np.floating]
+    grid: Grid, shape: tuple[int, ...], spec: QuantSpec, dtype: np.dtype[np.floating], zeros: Array | None = None
 ) -> Iterator[tuple[slice | EllipsisType, int, Array, Array | None]]:
-    """Runs of rows, their first row, and the grid expanded over them. Every element is computed alone, so the cut changes nothing."""
+    """Runs of rows, their first row, and the grid expanded over them; `zeros` stand for the grid's zero points in another dtype.
+
+    Every element is computed alone, so the cut changes nothing.
+    """
     if (grid.zero is None) != (spec.scheme.zero == "none"):
         raise InputError(f"scheme {spec.scheme.name} has {'no' if grid.zero is not None else 'a'} zero point; the grid does not fit it")
-    tiling, size = spec.tiling, math.prod(shape)
-    if size <= SLAB or not shape:
-        yield ..., 0, *grid.expanded(shape, tiling, dtype)
-        return
+    tiling = spec.tiling
     tiling.require_fit(grid.scale, shape)
     scale, zero = grid.in_dtype(dtype)
+    zero = zero if zeros is None else zeros
+    if math.prod(shape) <= SLAB or not shape:
+        yield ..., 0, tiling.expand(scale, shape), None if zero is None else tiling.expand(zero, shape)
+        return
     for rows, tiles in tiling.slabs(shape, SLAB):
         inside = (len(range(*rows.indices(shape[0]))), *shape[1:])
         yield rows, rows.start, tiling.expand(scale[tiles], inside), None if zero is None else tiling.expand(zero[tiles], inside)
@@ -284,57 +308,3 @@ def _decode(codes: Array, scale: Array, zero: Array | None, values: Array, first
 def _first(where: Array, first_row: int = 0) -> tuple[int, ...]:
     index = tuple(int(i) for i in np.argwhere(where)[0])
     return (index[0] + first_row, *index[1:]) if index else ()
-
-
-def decision_margins(x: Array, codes: Array, scale: Array, zero: Array | None, spec: QuantSpec) -> Array:
-    """Distance of every decision to the nearest value with another code, in steps of its grid.
-
-    Where two implementations disagree although both are right, the margin is below their rounding error.
-
-    Parameters
-    ----------
-    x : float64 ndarray
-        The values that were coded.
-    codes : ndarray
-        What they were coded as (integers, or floats that are integers; members, for other formats).
-    scale, zero : ndarray
-        Broadcastable to `x`.
-    spec : QuantSpec
-        A saturated code has one boundary only, towards the inside. Under ``overflow="wrap"`` margins have no meaning.
-
-    Returns
-    -------
-    float64 ndarray, never negative
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from refquant.core import spec
-    >>> decision_margins(np.array([0.4, 9.0]), np.array([0.0, 3.0]), np.array(1.0), np.array(0.0), spec("int2"))
-    array([0.1, 6.5])
-    """
-    if not isinstance(spec.format, IntFormat):
-        return _member_margins(x, codes, scale, spec.format, spec)
-    first = spec.scheme.zero in BEFORE_ROUNDING
-    offset = 0 if zero is None or first else zero
-    steps = np.asarray(codes, dtype=np.float64) - offset  # the integers that were rounded to
-    with np.errstate(over="ignore", under="ignore"):
-        place = np.asarray(x / scale + (zero if zero is not None and first else 0), dtype=np.float64)
-    below: Array | float
-    above: Array | float
-    below = above = {Rounding.FLOOR: 0.5, Rounding.CEIL: -0.5}.get(Rounding(spec.rounding), 0.0)
-    if spec.rounding == Rounding.TRUNC_HALF:  # 0 takes -1.5 .. 0.5, and negative integers lie below them by one
-        below, above = np.where(steps <= 0, -1.0, 0.0), np.where(steps < 0, -1.0, 0.0)
-    lower = np.where(codes > spec.integers.lo, place - (steps + below - 0.5), np.inf)
-    upper = np.where(codes < spec.integers.hi, (steps + above + 0.5) - place, np.inf)
-    return np.asarray(np.maximum(np.minimum(lower, upper), 0.0))
-
-
-def _member_margins(x: Array, members: Array, scale: Array, fmt: formats.Format, spec: QuantSpec) -> Array:
-    """Margins where the distance between members differs from place to place."""
-    inner = formats.thresholds_of(fmt, formats.rounding_for(fmt, spec.rounding), np.dtype(np.float64)).inner
-    ends = np.concatenate([[-np.inf], inner, [np.inf]])
-    index = np.searchsorted(formats.members_of(fmt).values, np.asarray(members, dtype=np.float64) + 0.0)
-    with np.errstate(over="ignore", under="ignore"):
-        place = np.asarray(x / scale, dtype=np.float64)
-    return np.asarray(np.maximum(np.minimum(place - ends[index], ends[index + 1] - place), 0.0))

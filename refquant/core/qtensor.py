@@ -196,23 +196,30 @@ class QTensor:
         unused = np.ones(np.shape(self.scale)) if raw else None
         return Grid(scale=self.scale, zero=self.zero, coded=self.coded, multiplier=unused, signed=self.spec.scheme.signed_scale)
 
-    def dequantize(self, dtype: np.dtype[np.floating] | None = None) -> Array:
+    def dequantize(self, dtype: np.dtype[np.floating] | None = None, out: Array | None = None) -> Array:
         """Return ``scale * (code - zero)``.
 
         Parameters
         ----------
         dtype : numpy dtype, optional
-            float32 or float64; by default float64 if the scale is float64, else float32.
+            float32 or float64; by default `out`'s, or else float64 if the scale is float64, else float32.
+        out : ndarray of that dtype and :attr:`shape`, optional
+            Where the numbers go.
 
         Returns
         -------
         ndarray of :attr:`shape`
+            `out` if it is given.
+
+        Raises
+        ------
+        UsageError
+            If the dtype is another, or `out` does not fit.
         """
         if self.permutation is None:
-            return decode(self.codes, self.grid, self.spec, dtype)
-        ordered = decode(self.codes[..., self.permutation], self.grid, self.spec, dtype)
-        values = np.empty_like(ordered)
-        values[..., self.permutation] = ordered
+            return decode(self.codes, self.grid, self.spec, dtype, out)
+        values = decode(self.codes[..., self.permutation], self.grid, self.spec, dtype, out)
+        values[..., self.permutation] = values.copy()
         return values
 
     def parts(self) -> dict[str, Array]:

@@ -14,7 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refquant.core import Grid, QuantSpec, Tiling, coding, decode, encode, fake_quantize, find_scheme, fit_grid, spec
-from refquant.core.coding import decision_margins, real_codes
+from refquant.core.coding import real_codes
+from refquant.core.margins import decision_margins
 from refquant.errors import NumericalError
 from refquant.methods.grid.rtn import rtn
 from refquant.numerics.arrays import Array

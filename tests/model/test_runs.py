@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
-from model import Config, runs
+from model import AttentionContext, Config, DenseAttentionProduct, attention, ops, runs
+from model.attention import mix_values
 from model.runs import in_runs
 from refquant.errors import UsageError
 from refquant.numerics import FAST, ORDERED
@@ -70,3 +71,29 @@ def test_logits_do_not_depend_on_the_length_of_runs(shape: dict, lane: object, m
     for logits in found[:2]:
         np.testing.assert_allclose(logits, found[2], rtol=0, atol=1e-12)
         assert lane is FAST or np.array_equal(logits, found[2])
+
+
+@pytest.mark.parametrize("lane", [FAST, ORDERED], ids=repr)
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_heads_in_runs_give_what_all_at_once_give(heads: int, lane: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 6 query heads on 3 of keys; a row that sees nothing; and what an observer is shown is all heads, whatever the runs.
+    rng = np.random.default_rng(heads)
+    q, k, v = (rng.standard_normal((2, count, 5, 4)) for count in (6, 3, 3))
+    bias, sighted = np.where(np.tri(5) > 0, 0.0, -1e9)[None, None], np.array([0.0, 1, 1, 1, 1]).reshape(1, 1, 5, 1)
+    context = AttentionContext(q, q, bias, sighted)
+    shown: dict[str, np.ndarray] = {}
+    whole = mix_values(q, k, v, context, DenseAttentionProduct(lane), lane, shown.__setitem__)
+    assert shown["probabilities"].shape == (2, 6, 5, 5)
+    monkeypatch.setattr(attention, "SCORES", heads * 2 * 2 * 25)
+    seen, of_all = [], ops.attention_probabilities
+
+    def counted(q: np.ndarray, *rest: object) -> np.ndarray:
+        seen.append(q.shape[1])
+        return of_all(q, *rest)
+
+    monkeypatch.setattr(ops, "attention_probabilities", counted)
+    assert np.array_equal(mix_values(q, k, v, context, DenseAttentionProduct(lane), lane), whole)
+    assert max(seen) == 2 * heads
+    assert not whole[:, 0].any()
+    expected = np.einsum("bhqk,bhkd->bqhd", shown["probabilities"], np.repeat(v, 2, axis=1)).reshape(2, 5, 24)
+    np.testing.assert_allclose(whole, expected, atol=1e-12)

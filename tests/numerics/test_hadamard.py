@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from refquant.errors import InputError, UsageError
+from refquant.numerics.arithmetic import FAST
 from refquant.numerics.galois import prime_power, quadratic_character
 from refquant.numerics.hadamard import QUAROT_ORDERS, Hadamard, hadamard, random_signs
 from refquant.numerics.hadamard_bases import base_matrix, doubled, has_base, paley_one, paley_two, sylvester
+from refquant.numerics.ordered import ORDERED
 from refquant.numerics.williamson import FIRST_ROWS, williamson
 
 QUAROT = load_file(Path(__file__).parents[1] / "data" / "quant" / "quarot_hadamard.safetensors")
@@ -99,7 +101,7 @@ def test_quarots_transform(size: int) -> None:
     # float64 throughout, but the root of the size in float32; 172's, alone, is one unit of float32 too large in their run.
     x, y = QUAROT[f"had.{size}.x"], QUAROT[f"had.{size}.y"]
     root = 6e-8 if size == 172 else 0.0
-    ours = hadamard(size, normalization="float32").apply(x)
+    ours = hadamard(size, normalization="float32").apply(x, arithmetic=ORDERED)
     np.testing.assert_allclose(ours, y, rtol=root + 1e-15, atol=root * 10 + 1e-14)
     if size & (size - 1) == 0:
         assert np.array_equal(ours, y)  # butterflies alone: the same bits
@@ -128,7 +130,7 @@ def test_every_size_of_the_models(size: int) -> None:
     assert np.array_equal((raw * raw).sum(axis=1), size * (whole * whole).sum(axis=1).astype(np.int64))
 
 
-@pytest.mark.parametrize("size", [1, 2, 8, 12, 24, 28, 52, 56, 96, 112, 148])
+@pytest.mark.parametrize("size", [1, 2, 8, 12, 24, 28, 52, 56, 64, 96, 112, 148, 2048])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_fast_transform_is_the_dense_kronecker_product(size: int, dtype: type) -> None:
     plan = hadamard(size)
@@ -136,11 +138,12 @@ def test_the_fast_transform_is_the_dense_kronecker_product(size: int, dtype: typ
     dense = np.kron(plan.base.astype(float), np.array([[(-1) ** (i & j).bit_count() for j in range(power)] for i in range(power)]))
     assert np.array_equal(plan.signs(), dense)
     x = np.random.default_rng(0).standard_normal((2, 5, size)).astype(dtype)
-    y = plan.apply(x)
-    assert y.dtype == dtype
     tolerance = 1e-5 if dtype == np.float32 else 1e-13
-    np.testing.assert_allclose(y, x @ (dense.T / np.sqrt(size)), atol=tolerance)
-    np.testing.assert_allclose(plan.apply(x, inverse=True), x @ (dense / np.sqrt(size)), atol=tolerance)
+    for arithmetic in (FAST, ORDERED):
+        y = plan.apply(x, arithmetic=arithmetic)
+        assert y.dtype == dtype
+        np.testing.assert_allclose(y, x @ (dense.T / np.sqrt(size)), atol=tolerance)
+        np.testing.assert_allclose(plan.apply(x, inverse=True, arithmetic=arithmetic), x @ (dense / np.sqrt(size)), atol=tolerance)
 
 
 @given(st.sampled_from([4, 12, 48]), st.integers(0, 2), st.integers(1, 4), st.integers(0, 2**32 - 1))
@@ -161,10 +164,11 @@ def test_many_vectors_at_once_are_each_what_one_is() -> None:
     x = np.random.default_rng(2).standard_normal((2 * (65536 // 256) + 1, 256)).astype(np.float32)
     before = x.copy()
     plan = hadamard(256)
-    assert np.array_equal(
-        plan.apply(x)[[0, 255, 256, 511, 512]], np.concatenate([plan.apply(x[i : i + 1]) for i in (0, 255, 256, 511, 512)])
-    )
-    assert np.array_equal(x, before)
+    for arithmetic, tolerance in ((ORDERED, 0.0), (FAST, 1e-5)):
+        alone = np.concatenate([plan.apply(x[i : i + 1], arithmetic=arithmetic) for i in (0, 255, 256, 511, 512)])
+        together = plan.apply(x, arithmetic=arithmetic)[[0, 255, 256, 511, 512]]
+        np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance)
+        assert np.array_equal(x, before)
 
 
 def test_blocks() -> None:

@@ -18,6 +18,9 @@ from refquant.errors import NumericalError
 from refquant.numerics.arrays import Array
 from refquant.numerics.extremes import row_extremes
 
+HALF_OVERFLOWS = np.float32(65520)
+"""From here on a number rounds to infinity in float16: half a step above the largest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
@@ -89,13 +92,20 @@ def scaled_values(fields: Fields, out: Array) -> None:
         if fields.mins is not None and fields.m is not None:
             groups -= spread(fields.m.astype(np.float32)[:, None] * fields.mins.astype(np.float32), groups)
         elif fields.m is not None:
-            groups += fields.m.astype(np.float32)[:, None]
+            groups += spread(fields.m.astype(np.float32), groups)
 
 
 def spread(numbers: Array, groups: Array) -> Array:
     """One number a group, to be broadcast over `groups` ``[groups, size]``; short ones are repeated here, which is faster than NumPy's."""
     size = groups.shape[1]
-    return np.repeat(numbers, size).reshape(groups.shape) if size <= 16 else numbers.reshape(-1, 1)
+    return np.repeat(numbers, size).reshape(groups.shape) if size <= 32 else numbers.reshape(-1, 1)
+
+
+def times(x: Array, numbers: Array) -> Array:
+    """Rows ``[n, size]`` times one number each; their copies are what is multiplied, so that one array fewer passes through the cache."""
+    out = np.repeat(numbers, x.shape[1]).reshape(x.shape)
+    out *= x
+    return out
 
 
 def reciprocal(d: Array) -> Array:
@@ -142,11 +152,11 @@ def stored_half(numbers: Array, what: str) -> Array:
     >>> stored_half(np.array([0.1], np.float32), "scale")
     array([0.1], dtype=float16)
     """
-    with np.errstate(over="ignore", under="ignore"):
-        found = numbers.astype(np.float16)
-    if not np.isfinite(found).all():
-        block = int(np.argmin(np.isfinite(found)))
+    too_large = ~(np.abs(numbers) < HALF_OVERFLOWS)  # or NaN
+    if too_large.any():
+        block = int(np.argmax(too_large))
         raise NumericalError(
             f"the {what} {float(numbers[block]):g} of block {block} exceeds the largest float16 number, 65504; rescale the tensor"
         )
-    return found
+    with np.errstate(under="ignore"):
+        return numbers.astype(np.float16)

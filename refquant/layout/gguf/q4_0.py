@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.fields import BlockType, Fields, reciprocal, scaled_values, stored_half, times
 from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.numerics.arrays import Array
 from refquant.numerics.extremes import row_extremes
@@ -42,7 +42,7 @@ def signed_extreme(x: Array, half: int) -> tuple[Array, Array]:
         rows = x[tied]
         top[tied] = rows[np.arange(tied.size), np.argmax(np.abs(rows), axis=1)]
     d = top / np.float32(-half)
-    moved = x * reciprocal(d)[:, None]
+    moved = times(x, reciprocal(d))
     moved += np.float32(half + 0.5)
     codes = moved.astype(np.int8)  # truncates; up to 2 * half
     np.minimum(codes, np.full_like(codes, 2 * half - 1), out=codes)  # of a scalar, NumPy's minimum of bytes takes ten times as long

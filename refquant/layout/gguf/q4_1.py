@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.fields import BlockType, Fields, reciprocal, scaled_values, spread, stored_half
 from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.numerics.arrays import Array
 from refquant.numerics.extremes import row_extremes
@@ -40,8 +40,8 @@ def from_minimum(x: Array, highest: int) -> Fields:
     with np.errstate(over="ignore"):
         d = (high - low) / np.float32(highest)
     scale = stored_half(d, "scale")
-    moved = x - low[:, None]
-    moved *= reciprocal(d)[:, None]
+    moved = x - spread(low, x)
+    moved *= spread(reciprocal(d), x)
     moved += np.float32(0.5)
     codes = moved.astype(np.uint8)  # truncates
     np.minimum(codes, np.full_like(codes, highest), out=codes)  # of a scalar, NumPy's minimum of bytes takes ten times as long

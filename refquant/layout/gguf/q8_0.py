@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, half_away_codes, largest_magnitude, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.fields import BlockType, Fields, half_away_codes, largest_magnitude, reciprocal, scaled_values, stored_half, times
 from refquant.layout.gguf.planes import put_half, side_by_side, take_half
 from refquant.numerics.arrays import Array
 
@@ -29,7 +29,7 @@ def pack(fields: Fields) -> Array:
 def quantize(x: Array) -> Fields:
     """Quantize ``[n, 32]``; NumericalError if a scale overflows float16."""
     d = largest_magnitude(x) / np.float32(127)
-    return Fields(codes=half_away_codes(x * reciprocal(d)[:, None]), d=stored_half(d, "scale"))
+    return Fields(codes=half_away_codes(times(x, reciprocal(d))), d=stored_half(d, "scale"))
 
 
 Q8_0 = BlockType(name="Q8_0", number=8, size=32, nbytes=34, unpack=unpack, pack=pack, values=scaled_values, quantize=quantize)

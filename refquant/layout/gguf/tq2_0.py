@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refquant.layout.gguf.fields import BlockType, Fields, largest_magnitude, reciprocal, scaled_values, stored_half
+from refquant.layout.gguf.fields import BlockType, Fields, largest_magnitude, reciprocal, scaled_values, stored_half, times
 from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.numerics.arrays import Array
 
@@ -28,7 +28,7 @@ def pack(fields: Fields) -> Array:
 def quantize(x: Array) -> Fields:
     """Quantize ``[n, 256]``; NumericalError if a scale overflows float16."""
     d = largest_magnitude(x)
-    steps = x * reciprocal(d)[:, None]  # of magnitude 1 or an ulp more
+    steps = times(x, reciprocal(d))  # of magnitude 1 or an ulp more
     half = np.float32(0.5)
     return Fields(codes=(steps >= half).view(np.int8) - (steps <= -half).view(np.int8), d=stored_half(d, "scale"))
 

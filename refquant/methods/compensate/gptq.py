@@ -33,9 +33,10 @@ from typing import Any
 
 import numpy as np
 
-from refquant.core.coding import codes_of, decision_margins
+from refquant.core.coding import codes_of
 from refquant.core.fitting import fit_grid
 from refquant.core.grid import Grid
+from refquant.core.margins import decision_margins
 from refquant.core.qtensor import Origin, QTensor
 from refquant.core.scheme import find_scheme
 from refquant.core.spec import QuantSpec
