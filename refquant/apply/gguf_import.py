@@ -12,15 +12,15 @@ from model import Config
 from refquant.apply.gguf_export import FILE
 from refquant.apply.gguf_llada import config_of, files_of, require_held, rotated_rows, tensor_names, unrotated, with_rows
 from refquant.apply.importing import Imported
-from refquant.apply.inspecting import BINS, Inspection, Range, Row
+from refquant.apply.inspecting import Inspection, Range, Row, code_counts, histogram
 from refquant.apply.lazy_tensors import ReadAtUse, source_at_use
 from refquant.core import QTensor
 from refquant.core.affine_tensor import AffineTensor
 from refquant.errors import InputError, UsageError
-from refquant.layout.gguf import GgufFile, GgufTensor, read_gguf
+from refquant.layout.gguf import Fields, GgufFile, GgufTensor, read_gguf
 from refquant.layout.gguf.coded import to_coded, why_not_coded
 from refquant.numerics.arrays import Array
-from refquant.numerics.casting import float_dtype
+from refquant.numerics.casting import as_float64, float_dtype
 from refquant.storage import TensorSource, canonical_json, digest
 
 VARIANTS = ("as-is", "dequantized")
@@ -115,21 +115,34 @@ def gguf_file(path: Path) -> Inspection:
 
 
 def _row(name: str, tensor: GgufTensor) -> Row:
-    fields, values = tensor.fields(), Range.of(tensor.dequantize())
-    counts: tuple[int, ...] = ()
-    if fields.d is not None:
-        low, high = int(fields.codes.min()), int(fields.codes.max())
-        bins = min(high - low + 1, BINS)
-        places = (fields.codes.astype(np.int64).ravel() - low) * bins // (high - low + 1)
-        counts = tuple(int(n) for n in np.bincount(places, minlength=bins))
+    fields, numbers = tensor.fields(), tensor.dequantize()
+    values, scales, minima = Range.of(numbers), _scales(tensor.kind.name, fields), _minima(fields)
+    coded = fields.d is not None or fields.scales is not None
+    low, high = (int(fields.codes.min()), int(fields.codes.max())) if coded else (0, 0)
     return Row(
         name=name,
         format=tensor.kind.name,
         shape=tensor.shape,
         stored_bits=8 * tensor.blocks.nbytes,
         values=values,
-        scales=None if fields.d is None else Range.of(fields.d),
-        zeros=None if fields.m is None else Range.of(fields.m),
-        counts=counts,
+        scales=None if scales is None else Range.of(scales),
+        zeros=None if minima is None else Range.of(minima),
+        counts=code_counts(fields.codes, low, high - low + 1) if coded else histogram(numbers, values),
         digest=tensor.digest(),
     )
+
+
+def _scales(kind: str, fields: Fields) -> Array | None:
+    """What codes are multiplied by: of super-blocks the product of both scales, of MXFP4 the power of two."""
+    if kind == "MXFP4":
+        return np.ldexp(1.0, np.asarray(fields.d).astype(np.int64) - 127)
+    if fields.d is None or fields.scales is None or why_not_coded(kind) is not None:
+        return fields.d
+    return as_float64(fields.d)[:, None] * fields.scales
+
+
+def _minima(fields: Fields) -> Array | None:
+    """What is taken off: of super-blocks the product of both numbers, otherwise the number that is added, with its sign turned."""
+    if fields.m is None:
+        return None
+    return -as_float64(fields.m) if fields.mins is None else as_float64(fields.m)[:, None] * fields.mins

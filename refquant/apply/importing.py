@@ -86,6 +86,11 @@ class Imported:
     elements: int = 0
     total_bits: int = 0
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Those of the weights that are no linears: embedding and head."""
+        return tuple(name for name in self.weights if self.linears and name not in self.linears)
+
     def kept(self) -> dict[str, TensorSource]:
         """The untouched tensors, to be written."""
         return dict(self.sources) or {name: TensorSource.of(array) for name, array in self.untouched.items()}

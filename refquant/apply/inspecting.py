@@ -29,6 +29,7 @@ from refquant.storage.border import quoted, regular_file, telling
 from refquant.storage.tensors import read_entry
 
 BINS = 16
+PIECE = 1 << 20
 INSPECTORS: dict[str, str] = {
     ".safetensors": "refquant.apply.inspecting:safetensors_file",
     ".gguf": "refquant.apply.gguf_import:gguf_file",
@@ -47,11 +48,20 @@ class Range:
     @classmethod
     def of(cls, array: Array) -> Range:
         """Of an array of any real dtype."""
-        values = as_float64(array)
-        finite = values[np.isfinite(values)]
-        if not finite.size:
-            return cls(low=None, high=None, not_finite=values.size)
-        return cls(low=float(finite.min()), high=float(finite.max()), not_finite=values.size - finite.size)
+        low, high, not_finite = np.inf, -np.inf, 0
+        for values in _pieces(array):
+            good = np.isfinite(values)
+            not_finite += values.size - int(np.count_nonzero(good))
+            low = min(low, float(np.min(values, initial=np.inf, where=good)))
+            high = max(high, float(np.max(values, initial=-np.inf, where=good)))
+        return cls(low=None, high=None, not_finite=not_finite) if low > high else cls(low=low, high=high, not_finite=not_finite)
+
+
+def _pieces(array: Array) -> Iterator[Array]:
+    """An array's numbers in float64, a few at a time: the whole of an embedding would take eight bytes for each."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        yield as_float64(flat[start : start + PIECE])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +194,7 @@ def plain_row(name: str, array: Array) -> Row:
         shape=array.shape,
         stored_bits=array.nbytes * 8,
         values=found,
-        counts=_histogram(as_float64(array), found),
+        counts=histogram(array, found),
         digest=tensor_digest(array),
     )
 
@@ -224,21 +234,32 @@ def _code_counts(weight: Quantized) -> tuple[int, ...]:
     if not isinstance(weight, QTensor | AffineTensor):
         return ()
     fmt = weight.spec.format
-    low, levels = (fmt.lo if isinstance(fmt, IntFormat) else 0), 1 << fmt.bits
-    codes = weight.codes.astype(np.int64).ravel() - low
-    return tuple(int(n) for n in np.bincount(codes * min(levels, BINS) // levels, minlength=min(levels, BINS)))
+    return code_counts(weight.codes, fmt.lo if isinstance(fmt, IntFormat) else 0, 1 << fmt.bits)
 
 
-def _histogram(values: Array, found: Range) -> tuple[int, ...]:
+def code_counts(codes: Array, low: int, levels: int) -> tuple[int, ...]:
+    """How many codes there are of each of so many levels from `low` on, or of each of :data:`BINS` equal parts of them."""
+    bins, flat = min(levels, BINS), codes.reshape(-1)
+    found = np.zeros(bins, np.int64)
+    for start in range(0, flat.size, PIECE):
+        found += np.bincount((flat[start : start + PIECE].astype(np.int64) - low) * bins // levels, minlength=bins)
+    return tuple(int(n) for n in found)
+
+
+def histogram(array: Array, found: Range) -> tuple[int, ...]:
+    """How many numbers lie in each of :data:`BINS` equal parts of their range."""
     if found.low is None or found.high is None:
         return ()
-    finite = values[np.isfinite(values)].ravel()
     # Halved, so that the width of the widest range is finite.
     low, width = found.low / 2, found.high / 2 - found.low / 2
     if width == 0:
-        return (int(finite.size),)
-    places = np.minimum((finite / 2 - low) / width * BINS, BINS - 1).astype(np.int64)
-    return tuple(int(n) for n in np.bincount(places, minlength=BINS))
+        return (array.size - found.not_finite,)
+    counts = np.zeros(BINS, np.int64)
+    for values in _pieces(array):
+        finite = values[np.isfinite(values)]
+        places = np.minimum((finite / 2 - low) / width * BINS, BINS - 1).astype(np.int64)
+        counts += np.bincount(places, minlength=BINS)
+    return tuple(int(n) for n in counts)
 
 
 def shown_name(name: str) -> str:

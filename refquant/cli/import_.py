@@ -37,5 +37,6 @@ def command(path: Path, out: Path, layout: str | None, variant: str, form: str) 
         tree = {"layout": found.layout, "variant": found.variant, "weights": len(found.weights), "bits_per_weight": float(average)}
         show_json({"command": "import", "out": str(out), **tree, "input_digest": found.digest})
     else:
-        what = f"{counted(len(found.weights), 'linear')}, {bits(average)} bits a weight" if found.elements else "nothing in it is quantized"
+        linears = [counted(len(found.weights) - len(found.tables), "linear"), *(name.rpartition(".")[2] for name in found.tables)]
+        what = f"{' and '.join(linears)}, {bits(average)} bits a weight" if found.elements else "nothing in it is quantized"
         show([f"{out}: from {found.layout} ({found.variant}): {what}"])

@@ -116,6 +116,7 @@ def command(
     """
     sizes, plan = chosen_sizes(full, quick), chosen_executor(executor, workers)
     recipe = _adapted(find_recipe(recipe_name), samples, quick)
+    recipe.weights.spec()  # one that describes imported weights is refused before anything is computed
     compare = not (no_compare or stream)
     source, wanted = source_folder(model_dir), sizes if compare else None
     run = _prepare(source, LANES[lane], recipe, calibration, seed, out, wanted, texts, compare, stream)
