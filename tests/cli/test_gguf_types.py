@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import model
-from refquant.layout.gguf import BLOCK_TYPES, read_gguf
+from refquant.layout.gguf import BLOCK_TYPES
+from tests.apply.gguf_files import small_config, write_model
 
 TYPES = [name for name, block in BLOCK_TYPES.items() if block.quantize is not None]
 Q = "model.transformer.blocks.2.up_proj"
@@ -50,18 +51,19 @@ def test_every_type_from_end_to_end(run, tmp_path, kind):
         assert "requantized 28 linears" in ran.out
 
 
-def test_mixed_files_count_their_tables(run, tmp_path):
-    assert run("export", model.embedded_directory(), "--to", "gguf", "--variant", "q6_k", "--requantize", "--out", "file").code == 0
-    ran = run("import", "file", "--out", "folder")
-    assert ran.out == "folder: from gguf (as-is): 28 linears, 6.562 bits a weight\n"
-    assert read_gguf(tmp_path / "here" / "file" / "model.gguf").tensors["token_embd.weight"].kind.name == "F32"
+def test_embedding_and_head_are_told(run, tmp_path):
+    path = tmp_path / "here" / "m.gguf"
+    write_model(path, small_config(), lambda name: "Q6_K")
+    assert run("import", path, "--out", "folder").out == "folder: from gguf (as-is): 7 linears and wte and ff_out, 6.562 bits a weight\n"
+    for layout in ("awq", "gptq"):
+        ran = run("export", "folder", "--to", layout, "--requantize", "--out", layout)
+        assert ran.code == 0, ran.err
+        assert "written as plain numbers: model.transformer.ff_out, model.transformer.wte" in ran.out
 
 
 def test_nothing_is_quantized_by_what_describes_a_folder(run, tmp_path):
     (tmp_path / "here" / "x.toml").write_text('name = "x"\nweights.method = "imported"\ncalibration.states = "none"\n')
+    says = "weights of method 'imported' say what another program made; nothing can be quantized by such a recipe"
     for more in ([], ["--dry-run"], ["--stream"]):
         ran = run("quantize", "--recipe", "x.toml", "--out", "new", *more)
-        assert (ran.code, ran.out) == (2, "")
-        assert (
-            ran.err == "refquant: weights of method 'imported' say what another program made; nothing can be quantized by such a recipe\n"
-        )
+        assert (ran.code, ran.out, ran.err) == (2, "", f"refquant: {says}\n")
