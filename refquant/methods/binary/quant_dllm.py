@@ -174,7 +174,7 @@ def quant_dllm(
     spec = BinarySpec(block=block, scale_format=scale_format)
     dead = np.diagonal(h) == 0  # [GPTQ-2]
     w[:, dead], h[dead, dead] = 0, 1
-    h[np.diag_indices_from(h)] += damping * mean_diagonal(h, arithmetic)
+    h[np.diag_indices_from(h)] += damping * mean_diagonal(np.diagonal(h), arithmetic)
     factor = factor_of_damped(h, damping, arithmetic)
     z = saliency_of(w, factor, saliency, arithmetic)
     importance = importance_of(z, emphasis, deviations, arithmetic)

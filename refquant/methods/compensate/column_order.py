@@ -1,11 +1,11 @@
-"""The order in which columns are quantized, and matrices in that order."""
+"""The order in which columns are quantized, and the weight in that order."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from refquant.errors import InputError
-from refquant.numerics.arrays import Array, Float64Array, IntArray
+from refquant.numerics.arrays import Array, IntArray
 
 SQUARE = 128  # rows and columns that are moved at a time
 
@@ -19,16 +19,6 @@ def column_order(diagonal: Array, act_order: bool | Array) -> IntArray:
     if order.shape != columns.shape or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), columns):
         raise InputError(f"act_order is True, False or an ordering of {len(columns)} columns")
     return order.astype(np.intp)
-
-
-def permuted(h: Float64Array, order: IntArray) -> Float64Array:
-    """Rows and columns of a matrix in another order; the matrix itself where that is its own."""
-    if np.array_equal(order, np.arange(len(order))):
-        return h
-    found = np.empty_like(h)
-    for start in range(0, len(h), SQUARE):  # rows first, then columns of a few rows: both stay in the cache
-        found[start : start + SQUARE] = np.take(h[order[start : start + SQUARE]], order, axis=1)
-    return found
 
 
 def columns_first(weight: Array, order: IntArray) -> Array:

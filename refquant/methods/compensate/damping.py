@@ -10,16 +10,14 @@ from refquant.numerics.arrays import Array, Float64Array
 from refquant.numerics.cholesky import lower_root_in_place, upper_factor_in_place, upper_factor_of_inverse
 
 
-def mean_diagonal(h: Float64Array, arithmetic: Arithmetic) -> float:
-    """Mean of the diagonal; 0 for a matrix without columns, to which nothing is added."""
-    if not h.size:
+def mean_diagonal(diagonal: Float64Array, arithmetic: Arithmetic) -> float:
+    """Mean of a Hessian's diagonal; 0 for a matrix without columns, to which nothing is added."""
+    if not diagonal.size:
         return 0.0
     with np.errstate(over="ignore"):
-        mean = float(arithmetic.mean(np.diagonal(h)))
+        mean = float(arithmetic.mean(diagonal))
     if not np.isfinite(mean):
-        raise NumericalError(
-            f"the Hessian's diagonal, up to {np.diagonal(h).max():g}, has no finite mean; divide the Hessian by a constant"
-        )
+        raise NumericalError(f"the Hessian's diagonal, up to {diagonal.max():g}, has no finite mean; divide the Hessian by a constant")
     return mean
 
 
@@ -53,7 +51,7 @@ def _with_advice(error: NotPositiveDefiniteError, h: Array, damping: float, arit
 
 
 def _working_damping(h: Array, damping: float, arithmetic: Arithmetic) -> float | None:
-    mean = mean_diagonal(h, arithmetic) / (1 + damping)
+    mean = mean_diagonal(np.diagonal(h), arithmetic) / (1 + damping)
     candidate = max(damping * 10, 1e-8)
     while candidate <= 100 and mean > 0:
         trial = h.copy()

@@ -42,9 +42,9 @@ from refquant.core.scheme import find_scheme
 from refquant.core.spec import QuantSpec
 from refquant.methods.card import Card, Equation
 from refquant.methods.compensate.column_grids import ColumnGrids
-from refquant.methods.compensate.column_order import column_order, columns_first, permuted
+from refquant.methods.compensate.column_order import column_order, columns_first
 from refquant.methods.compensate.damping import factor_of_damped, mean_diagonal, root_of_damped
-from refquant.methods.compensate.gptq_inputs import checked_inputs, narrowed, narrowed_hessian, quirks_of, working_dtype
+from refquant.methods.compensate.gptq_inputs import checked_inputs, damped_hessian, quirks_of, working_dtype, working_weight
 from refquant.methods.compensate.lazy_blocks import lazy_blocks
 from refquant.methods.compensate.nearest_plane import nearest_planes
 from refquant.numerics import FAST, Arithmetic
@@ -300,24 +300,24 @@ def _solve(weight: Array, hessian: Array, options: _Options, *, keep: bool) -> _
     w, h = checked_inputs(weight, hessian, spec, options.damping, options.block_size)
     quirks = quirks_of(options.compat)
     dtype = working_dtype(options.working, quirks, arithmetic)
-    w = narrowed(w, dtype)
     if "half_range_sym" in quirks and spec.scheme.name == "sym_gptq":
         spec = replace(spec, scheme=find_scheme("sym_gptq_half_range"))
     whole_rows = spec.tiling.extents[1] is None
     if grid is None and whole_rows and "grid_before_dead" in quirks:
-        grid = fit_grid(w, spec, arithmetic)
+        grid = fit_grid(working_weight(w, np.zeros(len(h), dtype=bool), dtype), spec, arithmetic)
 
-    dead = np.diagonal(h) == 0  # [GPTQ-2]
-    w[:, dead], h[dead, dead] = 0, 1
+    diagonal = np.diagonal(h).copy()
+    dead = diagonal == 0  # [GPTQ-2]
+    diagonal[dead] = 1
+    w = working_weight(w, dead, dtype)
     if grid is None and (whole_rows or options.static_groups):
         grid = fit_grid(w, spec, arithmetic)
 
-    order = column_order(np.diagonal(h), options.act_order)  # [GPTQ-3]
-    h = permuted(h, order)
-    mean = mean_diagonal(h, arithmetic)
+    order = column_order(diagonal, options.act_order)  # [GPTQ-3]
+    diagonal = diagonal[order]
+    mean = mean_diagonal(diagonal, arithmetic)
     added = options.damping * mean  # [GPTQ-4]
-    h[np.diag_indices_from(h)] += added
-    h = narrowed_hessian(h, mean, dtype)
+    h = damped_hessian(h, order, diagonal + added, mean, dtype)
 
     grids = ColumnGrids(spec, w.shape, order, grid, arithmetic, dtype)
     running = columns_first(w, order)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refquant.core.spec import QuantSpec
 from refquant.errors import InputError, NumericalError, UsageError
 from refquant.numerics import Arithmetic
-from refquant.numerics.arrays import Array, Float64Array
+from refquant.numerics.arrays import Array, Float64Array, IntArray
 from refquant.numerics.casting import as_working
 
 QUIRKS = ("lazy_groups", "half_range_sym", "grid_before_dead")
@@ -17,16 +18,16 @@ SQUARE = 128
 PRESETS: dict[str, tuple[str, ...]] = {"istdaslab": QUIRKS, "lazy": ("lazy_groups",), "llmcompressor": ()}
 
 
-def checked_inputs(weight: Array, hessian: Array, spec: QuantSpec, damping: float, block_size: int) -> tuple[Float64Array, Float64Array]:
-    """Float64 copies of weight and Hessian, after everything about them was checked."""
-    w = as_working(weight, "the weight").astype(np.float64)
-    h = np.array(hessian, dtype=np.float64, order="C")
+def checked_inputs(weight: Array, hessian: Array, spec: QuantSpec, damping: float, block_size: int) -> tuple[Array, Float64Array]:
+    """Weight in float32 or float64 and Hessian in float64, after everything about them was checked; perhaps the caller's own memory."""
+    w = as_working(weight, "the weight")
+    h = np.asarray(hessian, dtype=np.float64)
     if w.ndim != 2:
         raise InputError(f"GPTQ quantizes a matrix [out, in]; the weight has shape {w.shape}")
     if h.shape != (w.shape[1], w.shape[1]):
         raise InputError(f"a weight of shape {w.shape} needs a Hessian of shape {(w.shape[1],) * 2}, not {h.shape}")
     for what, array in (("weight", w), ("Hessian", h)):
-        if not np.isfinite(array).all():
+        if not (np.isfinite(array.min(initial=0)) and np.isfinite(array.max(initial=0))):  # a NaN is either
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise InputError(f"the {what} holds {array[index]} at index {index}; finite numbers are needed")
     if not _is_symmetric(h):
@@ -57,22 +58,40 @@ def working_dtype(name: str, quirks: frozenset[str], arithmetic: Arithmetic) -> 
     return np.dtype(name)
 
 
-def narrowed(weight: Float64Array, dtype: np.dtype[np.floating]) -> Array:
-    """The weight in the working dtype; NumericalError where it does not fit."""
+def working_weight(weight: Array, dead: NDArray[np.bool_], dtype: np.dtype[np.floating]) -> Array:
+    """The weight in the working dtype with zeros in its dead columns, [GPTQ-2]; NumericalError where it does not fit."""
     with np.errstate(over="ignore", under="ignore"):
         found = weight.astype(dtype, copy=False)
-    if not np.isfinite(found).all():
+    if found is not weight and not np.isfinite(found).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(found))[0])
         raise NumericalError(f"weight {weight[index]:g} at index {index} overflows {dtype.name}; use working='float64'")
-    return found
+    return np.where(dead, dtype.type(0), found) if dead.any() else found
 
 
-def narrowed_hessian(h: Float64Array, mean: float, dtype: np.dtype[np.floating]) -> Array:
-    """The Hessian in the working dtype, in float32 over a power of two near its mean diagonal: a factor changes no code."""
-    if dtype == h.dtype:
-        return h
+def damped_hessian(h: Float64Array, order: IntArray, diagonal: Float64Array, mean: float, dtype: np.dtype[np.floating]) -> Array:
+    """A copy of the Hessian to compute with.
+
+    Parameters
+    ----------
+    h : float64 ndarray ``[n, n]``
+    order : int ndarray ``[n]``
+        Of its rows and columns in the copy.
+    diagonal : float64 ndarray ``[n]``
+        What stands on the diagonal of the copy, damping included.
+    mean : float
+        Of the diagonal. In float32 the copy is divided by a power of two near it: a factor changes no code.
+    dtype : numpy dtype
+    """
+    exponent = 0 if dtype == h.dtype else -int(np.frexp(mean)[1])
+    found = np.empty(h.shape, dtype)
+    moved = not np.array_equal(order, np.arange(len(order)))
     with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(np.ldexp(h, -int(np.frexp(mean)[1])).astype(dtype))
+        for start in range(0, len(h), SQUARE):  # rows first, then columns of a few rows: both stay in the cache
+            rows = slice(start, start + SQUARE)
+            some = np.take(h[order[rows]], order, axis=1) if moved else h[rows]
+            found[rows] = np.ldexp(some, exponent) if exponent else some
+        found[np.diag_indices_from(found)] = np.ldexp(diagonal, exponent)
+    return found
 
 
 def quirks_of(compat: str | Iterable[str] | None) -> frozenset[str]:
