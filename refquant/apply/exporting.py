@@ -107,7 +107,7 @@ class Loss:
     @classmethod
     def between(cls, before: Array, after: Array) -> Loss:
         """Of one array and another of the same shape."""
-        a, b = before.astype(np.float64), after.astype(np.float64)
+        a, b = before.astype(np.float64, copy=False), after.astype(np.float64, copy=False)
         return cls(largest=float(np.max(np.abs(a - b), initial=0.0)), noise_to_signal=noise_to_signal(a, b) if a.size else 0.0)
 
 

@@ -21,7 +21,7 @@ from refquant.errors import InputError
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, Value, quantize, writing_gguf
 from refquant.layout.gguf.coded import from_coded, types_that_hold, what_no_type_holds
 from refquant.numerics.arrays import Array
-from refquant.numerics.casting import as_float64
+from refquant.numerics.casting import as_working
 
 FILE = "model.gguf"
 AS_IS = "as-is"
@@ -101,12 +101,12 @@ def _held(name: str, found: Quantized | Array, variant: str, requantize: bool) -
         reason = what_no_type_holds(found) if isinstance(found, QTensor | AffineTensor) else kind_text(found.spec)
         then = "choose the --variant to requantize to" if requantize else "choose a --variant and --requantize"
         raise InputError(f"{name}: layout gguf cannot hold {reason}; {then}")
-    values = as_float64(found) if isinstance(found, np.ndarray) else found.dequantize(np.dtype(np.float64))
+    values = _numbers(found)
     try:
         held = quantize(values, _stored_type(found) if variant == AS_IS else variant)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    back = held.dequantize(np.dtype(np.float64))
+    back = held.dequantize(values.dtype)
     if np.array_equal(back, values):
         return held, None
     if not requantize:
@@ -115,6 +115,13 @@ def _held(name: str, found: Quantized | Array, variant: str, requantize: bool) -
             f"{name}: {held.kind.name} cannot hold {float(values[wrong])!r} at {wrong}; choose another --variant or --requantize"
         )
     return held, Loss.between(values, back)
+
+
+def _numbers(found: Quantized | Array) -> Array:
+    """A tensor's numbers, in float32 where that holds them: an embedding in float64 is large."""
+    if isinstance(found, np.ndarray):
+        return as_working(found)
+    return found.dequantize() if isinstance(found, AffineTensor) else found.dequantize(np.dtype(np.float64))
 
 
 def _stored_type(found: Quantized | Array) -> str:

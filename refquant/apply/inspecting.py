@@ -29,7 +29,7 @@ from refquant.storage.border import quoted, regular_file, telling
 from refquant.storage.tensors import read_entry
 
 BINS = 16
-PIECE = 1 << 20
+PIECE = 1 << 17
 INSPECTORS: dict[str, str] = {
     ".safetensors": "refquant.apply.inspecting:safetensors_file",
     ".gguf": "refquant.apply.gguf_import:gguf_file",

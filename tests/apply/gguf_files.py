@@ -23,10 +23,10 @@ def matrices(config):
 
 
 def peers_blocks(kind, packed, shape):
-    """A matrix whose rows are a peer's, one after the other and again."""
+    """A matrix whose blocks are a peer's, one after the other and again."""
     block = BLOCK_TYPES[kind]
-    rows = packed.reshape(-1, shape[1] // block.size * block.nbytes)
-    return GgufTensor(kind=block, blocks=np.resize(rows, (shape[0], rows.shape[1])).reshape(-1, block.nbytes), shape=shape)
+    count = shape[0] * shape[1] // block.size
+    return GgufTensor(kind=block, blocks=np.resize(packed.reshape(-1, block.nbytes), (count, block.nbytes)), shape=shape)
 
 
 def write_model(path, config, kinds, blocks=None, scale=0.05, seed=0):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant.errors import InputError, RefquantError, UsageError
-from refquant.layout.gguf import Value, quantize, read_gguf, write_gguf
+from refquant.layout.gguf import Value, quantize, read_gguf, write_gguf, writing_gguf
 
 METADATA = {
     "general.architecture": Value(kind="text", value="none"),
@@ -165,6 +165,91 @@ def test_a_changed_byte_is_read_or_refused_and_nothing_else(tmp_path_factory, ch
     except RefquantError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def test_written_a_tensor_at_a_time_it_is_the_same_file(whole, tmp_path):
+    other = tmp_path / "b.gguf"
+    shapes = {name: tensor.shape for name, tensor in tensors().items()}
+    with writing_gguf(other, METADATA, shapes) as out:
+        for name, tensor in tensors().items():
+            out.put(name, tensor)
+            assert not other.exists()
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp-")]
+    assert other.read_bytes() == whole.read_bytes()
+    # A value that is known at the end may be changed, as long as the head keeps its length.
+    with writing_gguf(other, METADATA, {}) as out:
+        out.metadata["a.number"] = Value(kind="uint32", value=8)
+    assert read_gguf(other).metadata["a.number"].value == 8
+
+
+def test_what_is_not_written_as_announced_leaves_nothing(tmp_path):
+    one = quantize(np.ones((1, 32), np.float32), "q8_0")
+    path = tmp_path / "a.gguf"
+
+    def write(*puts, longer=False):
+        with writing_gguf(path, METADATA, {"w": (1, 32), "v": (1, 32)}) as out:
+            for name in puts:
+                out.put(name, one)
+            if longer:
+                out.metadata["more"] = Value(kind="bool", value=True)
+
+    for puts, message in (
+        (["v"], r"the next tensor is w of shape \(1, 32\), not v of"),
+        (["w", "w"], "the next tensor is v"),
+        (["w"], "tensor v was announced and not written"),
+        (["w", "v", "x"], r"the next tensor is None of shape None, not x"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            write(*puts)
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="the metadata became longer or shorter"):
+        write("w", "v", longer=True)
+    with pytest.raises(UsageError, match=r"not w of \(1, 32\)"), writing_gguf(path, {}, {"w": (2, 16)}) as out:
+        out.put("w", one)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_digest_is_that_of_the_tensor(whole, monkeypatch):
+    monkeypatch.setattr("refquant.layout.gguf.container.CHUNK", 100)
+    found = read_gguf(whole)
+    for name in found.tensors:
+        assert found.digest(name) == found.read(name).digest()
+    with pytest.raises(InputError, match="no tensor 'none'"):
+        found.digest("none")
+    whole.write_bytes(whole.read_bytes()[:-300])
+    last = list(found.tensors)[-1]
+    for look in (found.read, found.digest):
+        with pytest.raises(InputError, match="bytes early: it changed while it was being read"):
+            look(last)
+
+
+def test_a_tensor_larger_than_memory(whole, monkeypatch):
+    """A sparse file costs nothing on the disk."""
+
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    found = read_gguf(whole)
+    monkeypatch.setattr(np, "empty", no_memory)
+    with pytest.raises(InputError, match="tensor 'f32': 3072 bytes do not fit into memory"):
+        found.read("f32")
+
+
+def test_heads_that_no_model_has(tmp_path, monkeypatch):
+    path = tmp_path / "a.gguf"
+    for count, message in (((1 << 17) + 1, "131073 metadata values; at most 131072 are read"), (0, "")):
+        path.write_bytes(head(values=count) + bytes(13 * count))
+        if message:
+            with pytest.raises(InputError, match=message):
+                read_gguf(path)
+    path.write_bytes(head(tensors=(1 << 17) + 1) + bytes(24 * ((1 << 17) + 1)))
+    with pytest.raises(InputError, match="131073 tensors; at most 131072 are read"):
+        read_gguf(path)
+    monkeypatch.setattr("refquant.layout.gguf.container.MAX_HEAD", 1000)
+    for kind, count in ((8, 120), (0, 960), (7, 960), (11, 120)):
+        path.write_bytes(head(values=1) + text(b"k") + struct.pack("<IIQ", 9, kind, count) + bytes(2000))
+        with pytest.raises(InputError, match="ends behind byte 1000; keys and descriptions of tensors are read up to there"):
+            read_gguf(path)
 
 
 def test_what_cannot_be_written(tmp_path):
