@@ -123,13 +123,14 @@ class Look:
     hidden: Sequence[Array]
     token_weights: Sequence[Array | None]
     recipe: Recipe
+    masked: Sequence[Array]
     arguments: tuple[Any, ...]
 
 
 def look(task: Look) -> Any:
     """Carry the task out, wherever it has come to."""
     m = task.source.model() if isinstance(task.source, BlockPart) else task.source
-    view = BlockView(m=m, index=task.index, hidden=task.hidden, token_weights=task.token_weights, recipe=task.recipe)
+    view = BlockView(m=m, index=task.index, hidden=task.hidden, token_weights=task.token_weights, recipe=task.recipe, masked=task.masked)
     return task.function(view, *task.arguments)
 
 
@@ -158,6 +159,7 @@ def each_batch(
             hidden=view.hidden[start : start + step],
             token_weights=view.token_weights[start : start + step],
             recipe=view.recipe,
+            masked=view.masked[start : start + step],
             arguments=arguments,
         )
         for start in range(0, count, step)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,10 @@ from refquant.apply.quantized import dense_linear
 from refquant.apply.recipe import Recipe
 from refquant.core.transform import through
 from refquant.numerics.arrays import Array
+
+
+class _Seen(Exception):
+    """No error: a forward pass ends where the last array that is wanted has been shown."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +35,8 @@ class BlockView:
     token_weights : sequence of ndarray ``[B, T]`` or None
         What each token counts, as the recipe says.
     recipe : Recipe
+    masked : sequence of bool ndarray ``[B, T]``
+        Where masks stand, batch by batch; empty where nobody asks.
     """
 
     m: Transformer
@@ -37,6 +44,7 @@ class BlockView:
     hidden: Sequence[Array]
     token_weights: Sequence[Array | None]
     recipe: Recipe
+    masked: Sequence[Array] = ()
 
     def linear(self, name: str) -> DenseLinear:
         """A linear of the block in full precision."""
@@ -51,16 +59,19 @@ class BlockView:
         """The name that the input of a linear, or of the mixture, is observed under."""
         return name if name == self.mixture else f"{name}.input"
 
-    def seen(self, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Run the block on every batch and yield the arrays with the wanted names, see :mod:`model.taps`."""
+    def seen(self, wanted: Collection[str]) -> Iterator[dict[str, Array]]:
+        """Run the block on every batch, as far as is needed, and yield the arrays with the wanted names, see :mod:`model.taps`."""
         for x in self.hidden:
             found: dict[str, Array] = {}
 
             def keep(name: str, array: Array, found: dict[str, Array] = found) -> None:
                 if name in wanted:
                     found[name] = array
+                    if len(found) == len(wanted):
+                        raise _Seen
 
-            self.m.block(self.index, x, self.m.context(x.shape[0], x.shape[1]), keep)
+            with suppress(_Seen):  # what comes behind changes nothing: inputs of the queries' linear cost a norm and not a block
+                self.m.block(self.index, x, self.m.context(x.shape[0], x.shape[1]), keep)
             yield found
 
     def rows(self, names: Sequence[str], weighted: bool = False) -> dict[str, tuple[Array, Array | None]]:
@@ -105,7 +116,8 @@ class BlockView:
         """What :meth:`rows` puts together, batch by batch."""
         experts = expert_numbers(self.m, self.index)
         routing = (f"blocks.{self.index}.routing", f"blocks.{self.index}.routing_weights")
-        for number, seen in enumerate(self.seen([*map(self.tap, names), *routing])):
+        wanted = {*map(self.tap, names), *(routing if experts else ())}
+        for number, seen in enumerate(self.seen(wanted)):
             counted, found = self.token_weights[number], dict[str, tuple[Array, Array | None]]()
             for name in names:
                 x, own = seen[self.tap(name)], None

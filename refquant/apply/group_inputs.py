@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import reduce
 
 from refquant.apply.block_part import each_batch
@@ -10,7 +10,7 @@ from refquant.apply.block_view import BlockView
 from refquant.apply.experts import check_coverage, expert_numbers, expert_weights
 from refquant.apply.layers import online_transforms
 from refquant.apply.workforce import HERE, Workforce
-from refquant.core import Stats
+from refquant.core import RunningStats, Stats
 from refquant.core.transform import through
 from refquant.errors import InputError
 from refquant.methods.activation.static import Extremes
@@ -36,13 +36,18 @@ def _batch_extremes(view: BlockView, name: str) -> tuple[int, Extremes | None]:
 def input_statistics(view: BlockView, name: str, quantizer: Callable[[Array], Array] | None, workers: Workforce = HERE) -> Stats:
     """Hessian of the input of a linear, behind its online transforms and `quantizer`; InputError if too few tokens reach an expert.
 
-    In the fast lane the batches' statistics are merged one by one, in order, whoever collected them; in the ordered lane any grouping
-    gives the same bits, and each worker sends one sum over its share.
+    In the fast lane the batches' statistics are merged one by one, in order, whoever collected them: a sum that ran on from batch to batch
+    would have other last bits for other workers. In the ordered lane any grouping gives the same bits, and each worker sends one sum over
+    its share.
     """
     if not view.hidden:
         raise InputError(f"{name}: there are no calibration states to collect statistics of")
     grouped = view.m.arithmetic.name == ORDERED.name
-    total = reduce(Stats.merge, each_batch(workers, view, _batch_statistics, name, quantizer, grouped=grouped))
+    running = RunningStats(_width(view, name), arithmetic=view.m.arithmetic)
+    for one in each_batch(workers, view, _batch_statistics, name, quantizer, grouped=grouped):
+        running.take(one)
+        del one  # before the next one comes: a Hessian is what decides how much memory a run takes
+    total = running.stats()
     _check_expert(view, name, total.tokens)
     return total
 
@@ -52,15 +57,18 @@ def _batch_statistics(view: BlockView, name: str, quantizer: Callable[[Array], A
     expert = expert_numbers(view.m, view.index).get(name)
     routing = (f"blocks.{view.index}.routing", f"blocks.{view.index}.routing_weights")
 
-    def collected() -> Iterator[Stats]:
-        for seen, weights in zip(view.seen([f"{name}.input", *(() if expert is None else routing)]), view.token_weights, strict=True):
-            if expert is not None:
-                weights = expert_weights(expert, seen[routing[0]], seen[routing[1]], weights, view.recipe.tokens.routing)
-            rows = _arriving(view, name, seen)
-            rows = rows if quantizer is None else quantizer(rows)
-            yield Stats.of(rows, None if weights is None else weights.reshape(-1), view.m.arithmetic)
+    running = RunningStats(_width(view, name), working=view.recipe.weights.working, arithmetic=view.m.arithmetic)
+    for seen, weights in zip(view.seen([f"{name}.input", *(() if expert is None else routing)]), view.token_weights, strict=True):
+        if expert is not None:
+            weights = expert_weights(expert, seen[routing[0]], seen[routing[1]], weights, view.recipe.tokens.routing)
+        rows = _arriving(view, name, seen)
+        rows = rows if quantizer is None else quantizer(rows)
+        running.add(rows, None if weights is None else weights.reshape(-1))
+    return running.stats()
 
-    return reduce(Stats.merge, collected())
+
+def _width(view: BlockView, name: str) -> int:
+    return next(plan.into for plan in view.m.architecture.blocks[view.index].linears if plan.name == name)
 
 
 def block_output(view: BlockView) -> Array:

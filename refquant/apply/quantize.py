@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Literal
 
 import numpy as np
 
@@ -34,13 +33,13 @@ from refquant.apply.rewriting import apply_changes, rewritten_parameters
 from refquant.apply.rewritten import Notes, RewrittenModel
 from refquant.apply.states import CalibrationState, batches
 from refquant.apply.token_weights import token_weights
+from refquant.apply.value_scales import find_value_scales
 from refquant.apply.workforce import HERE, Results, Workforce
 from refquant.core import Grid, Stats
 from refquant.core.qtensor import Quantized
 from refquant.errors import InputError, UsageError
 from refquant.methods.activation.static import static_grid
 from refquant.methods.activation.tac import AffineCorrection, Moments, tac
-from refquant.methods.diffusion.ia_aq import AttentionSample, ia_aq
 from refquant.numerics.arrays import Array
 
 Progress = Callable[[str, int, int], None]
@@ -70,8 +69,8 @@ def quantize_model(
     keeper : Keeper, optional
         Takes each linear as it is finished, and knows those that an earlier run finished.
     workers : Workforce
-        Quantizes the independent linears of a group, and passes calibration batches through a block; by default this process. The ordered
-        lane gives the same bytes whoever it is.
+        Quantizes the independent linears of a group, and passes calibration batches through the model; by default this process. The
+        ordered lane gives the same bytes whoever it is.
 
     Returns
     -------
@@ -85,10 +84,11 @@ def quantize_model(
     NotPositiveDefiniteError
         If a Hessian cannot be factored; the message names the linear and a damping that works.
     UsageError
-        If a streamed model comes without a keeper or with rewrites.
+        If a streamed model comes without a keeper or with rewrites, or the recipe asks for float32 in the ordered lane.
     """
     if isinstance(m.parameters, StreamedTensors):
         _check_streamable(recipe, keeper)
+    recipe.weights.check_lane(m.arithmetic)
     known = {name.rpartition(".")[2] for name in m.linears}
     if not set(recipe.skip) <= known:
         raise InputError(f"recipe {recipe.name} skips {sorted(set(recipe.skip) - known)}; the model's linears are {sorted(known)}")
@@ -160,7 +160,7 @@ class _Run:
         weighs = weights.looks_at_hessian or weights.limit_weighted or any(r.weighted for r in self.rewriters)
         if not weighs:
             return [None] * len(self.batches)
-        return token_weights(self.original, self.recipe.tokens, states, self.batches)
+        return token_weights(self.original, self.recipe.tokens, states, self.batches, self.workers)
 
     def quantize_block(self, index: int) -> None:
         """All groups of one block in causal order, V between the projections and what follows; then on to the next block."""
@@ -182,6 +182,8 @@ class _Run:
                 if not early:
                     self._quantize_values(index)
                 self._correct_attention(index)
+        if self.hidden:
+            self._tell(index, "on to the next block")
         apart = self.float_hidden is not self.hidden
         mover = self._arriving(index) if self.recipe.propagate == "quantized" else self._view(index, "quantized")
         behind = self._view(index, "float")
@@ -193,6 +195,7 @@ class _Run:
     def _rewrite_block(self, index: int) -> None:
         """Let each rewrite choose on this block, and put what it chose into the float model and the one that is being quantized."""
         for rewriter in self.rewriters:
+            self._tell(index, "rewrites")
             rewrite = rewriter.block(self._view(index, rewriter.inputs))
             if rewrite is not None:
                 changed = rewritten_parameters(self.original, rewrite)
@@ -206,6 +209,7 @@ class _Run:
             hidden=self.float_hidden if inputs == "float" else self.hidden,
             token_weights=self.token_weights,
             recipe=self.recipe,
+            masked=self.masked,
         )
 
     def _arriving(self, index: int) -> BlockView:
@@ -254,11 +258,10 @@ class _Run:
         left = [name for name in names if name not in records]
         stats = self._statistics(index, left[0]) if left and plan.looks_at_hessian else None
         results = self.workers.map(quantize_linear, (self._task(name, stats) for name in left))
-        for result in results:
+        for name in left:
+            self._tell(index, name.rpartition(".")[2], len(records))
+            result = next(results)
             take(result)
-            if self.progress is not None:
-                what = f"block {index + 1}/{self.original.config.n_layers}, {result.record.name.rpartition('.')[2]}"
-                self.progress(what, len(self.records) + len(records), self.total)
             if self.keeper is not None:
                 self.keeper.put(result)
                 self._stop_if_asked(self.keeper, results)
@@ -266,6 +269,12 @@ class _Run:
         if not self.streamed:
             self.weights |= weights
         return weights
+
+    def _tell(self, index: int, step: str, beyond: int = 0) -> None:
+        """Say what is begun now; `beyond` linears are finished that are not recorded yet."""
+        if self.progress is not None:
+            what = f"block {index + 1}/{self.original.config.n_layers}, {step}"
+            self.progress(what, len(self.records) + beyond, self.total)
 
     def _stop_if_asked(self, keeper: Keeper, results: Results[LinearTask, LinearResult]) -> None:
         """Linears that workers have begun are kept before the run ends."""
@@ -276,6 +285,7 @@ class _Run:
 
     def _statistics(self, index: int, name: str) -> Stats:
         """Hessian of a group's common input."""
+        self._tell(index, f"statistics for {name.rpartition('.')[2]}")
         quantized = self.recipe.weights.hessian_inputs == "quantized"
         quantizer = input_quantizer(self.recipe, name, self.input_grids, self.original.arithmetic) if quantized else None
         return input_statistics(self._arriving(index), name, quantizer, self.workers)
@@ -296,18 +306,9 @@ class _Run:
         plan = self.recipe.values
         grid = None
         if plan.method in ("minmax", "ia_aq"):
-            unscaled = attention_product(self.recipe.replace(values={"method": "none"}), self.original, None)
-            samples: list[AttentionSample] = []
-            names = f"blocks.{index}.probabilities", f"blocks.{index}.v"
-            for seen, masked in zip(self._arriving(index).seen(names), self.masked, strict=True):
-                a, v = seen[names[0]], seen[names[1]]
-                a = a if unscaled is None else unscaled.quantize_probabilities(a)
-                rows = masked if plan.rows == "masked" else [None] * len(a)
-                samples.extend(AttentionSample(probabilities=p, values=u, query_rows=r) for p, u, r in zip(a, v, rows, strict=True))
-            per: Literal["head", "feature"] = "feature" if plan.per == "feature" else "head"
-            choice = ia_aq(samples, plan.spec(), alphas=plan.alphas, per=per, gram=plan.gram, arithmetic=self.original.arithmetic)
-            grid = choice.grid
-            self.value_grids[index] = grid
+            self._tell(index, "scales of V")
+            choice = find_value_scales(self._arriving(index), self.workers)
+            self.value_grids[index] = grid = choice.grid
             self.value_alphas[index] = tuple(choice.alphas[i] for i in choice.chosen.ravel())
         product = attention_product(self.recipe, self.original, grid)
         if product is not None:
@@ -318,6 +319,7 @@ class _Run:
         plan = self.recipe.attention_output
         if plan.method == "none":
             return
+        self._tell(index, "attention output")
         name = f"{self.original.architecture.blocks[index].attn_out.name}.input"
         moments: list[Moments] = []
         for view in (self._view(index, "float"), self._arriving(index)):

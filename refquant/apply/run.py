@@ -80,7 +80,14 @@ class Workbench:
                 raise UsageError("this recipe needs calibration data; name a file with --calibration")
             rng = np.random.Generator(np.random.PCG64(self.seed))
             self._states[key] = calibration_states(
-                self.model, self.lines, plan, rng, eos_id=self.tokenizer.eos_id, tokens=tokens, progress=self.progress
+                self.model,
+                self.lines,
+                plan,
+                rng,
+                eos_id=self.tokenizer.eos_id,
+                tokens=tokens,
+                progress=self.progress,
+                workers=self.workers,
             )
         return self._states[key]
 
@@ -245,7 +252,7 @@ def baseline(recipe: Recipe, method: str) -> Recipe:
     needs = method == "gptq" or recipe.values.method in ("minmax", "ia_aq") or recipe.activations.method == "static"
     return recipe.replace(
         name=f"{method}-of-{recipe.name}",
-        weights={"method": method, "limits": "none"},
+        weights={"method": method, "limits": "none"} | ({} if method == "gptq" else {"working": "float64"}),
         tokens={"weighting": "uniform"},
         activations=activations,
         values=values,

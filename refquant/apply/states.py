@@ -17,6 +17,8 @@ from model import Transformer, aligned
 from refquant.apply.corpus import CalibrationLine, split_line
 from refquant.apply.recipe import Calibration
 from refquant.apply.rollout import Rollout, roll_out
+from refquant.apply.whole_model import WholeModel, packed, reached, unpacked
+from refquant.apply.workforce import HERE, Workforce
 from refquant.errors import InputError, UsageError
 from refquant.methods.diffusion.tmas import tmas
 from refquant.numerics.arrays import Array, read_only
@@ -104,6 +106,7 @@ def calibration_states(
     eos_id: int | None,
     tokens: int | None = None,
     progress: Progress | None = None,
+    workers: Workforce = HERE,
 ) -> CalibrationSet:
     """Make the states that a recipe asks for.
 
@@ -121,6 +124,8 @@ def calibration_states(
         Stop at this many tokens exactly instead of ``plan.samples`` sequences.
     progress : callable, optional
         Called with what is done, how much, of how much.
+    workers : Workforce
+        Who rolls out.
 
     Returns
     -------
@@ -139,7 +144,7 @@ def calibration_states(
     order = [int(i) for i in permutation(rng, len(lines))]
     if plan.states in ("clean", "iid", "ratio_grid"):
         return _drawn_masks(m, lines, order, plan, rng, eos_id, tokens)
-    rollouts, rejected = roll_out(m, lines, order, plan, rng, eos_id, progress)
+    rollouts, rejected = roll_out(m, lines, order, plan, rng, eos_id, progress, workers)
     recorded = [(rollout, step) for rollout in rollouts for step in range(len(rollout.ids))]
     if plan.states == "rollout":
         if len(recorded) < plan.samples:
@@ -215,7 +220,19 @@ def _drawn_masks(
     return found if tokens is None else found.limited(tokens)
 
 
-def state_confidences(m: Transformer, states: Sequence[CalibrationState], whose: str, batch_tokens: int = 4096) -> list[Array]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Batch:
+    """A task: states ``[B, T]`` whose confidences are asked for."""
+
+    source: Transformer | WholeModel
+    ids: Array
+    final: Array
+    whose: str
+
+
+def state_confidences(
+    m: Transformer, states: Sequence[CalibrationState], whose: str, batch_tokens: int = 4096, workers: Workforce = HERE
+) -> list[Array]:
     """Confidence of every position of every state under the full-precision model, float64.
 
     Parameters
@@ -226,19 +243,35 @@ def state_confidences(m: Transformer, states: Sequence[CalibrationState], whose:
         Probability of the likeliest token; of the token that stands there in the end; or of the likeliest minus the second likeliest.
     batch_tokens : int
         Tokens a forward pass at the most.
+    workers : Workforce
     """
-    found: list[Array | None] = [None] * len(states)
-    for batch in batches(states, batch_tokens):
-        hidden = _final_hidden(m, np.stack([states[i].ids for i in batch]))
-        final = np.stack([states[i].final_ids for i in batch])
-        step = max(1, LOGITS // (hidden.shape[1] * m.config.embedding_rows))
-        for start in range(0, len(batch), step):
-            part = slice(start, start + step)
-            logits = aligned(m, m.head(hidden[part])).astype(np.float64)
-            picked = _confidence(m.arithmetic.softmax(logits), final[part], whose)
-            for row, index in enumerate(batch[part]):
-                found[index] = np.minimum(picked[row], 1.0)
-    return [array for array in found if array is not None]
+    workers = reached(workers, m)
+    source, grouping = packed(workers, m), list(batches(states, batch_tokens))
+    tasks = (
+        _Batch(
+            source=source,
+            ids=np.stack([states[i].ids for i in batch]),
+            final=np.stack([states[i].final_ids for i in batch]),
+            whose=whose,
+        )
+        for batch in grouping
+    )
+    found: dict[int, Array] = {}
+    for batch, rows in zip(grouping, workers.map(_batch_confidences, tasks), strict=True):
+        found |= zip(batch, rows, strict=True)
+    return [found[index] for index in range(len(states))]
+
+
+def _batch_confidences(task: _Batch) -> list[Array]:
+    m = unpacked(task.source)
+    hidden, found = _final_hidden(m, task.ids), list[Array]()
+    step = max(1, LOGITS // (hidden.shape[1] * m.config.embedding_rows))
+    for start in range(0, len(hidden), step):
+        part = slice(start, start + step)
+        logits = aligned(m, m.head(hidden[part])).astype(np.float64)
+        picked = _confidence(m.arithmetic.softmax(logits), task.final[part], task.whose)
+        found += list(np.minimum(picked, 1.0))
+    return found
 
 
 def _final_hidden(m: Transformer, ids: Array) -> Array:

@@ -9,13 +9,14 @@ import numpy as np
 from model import Transformer
 from refquant.apply.recipe import Tokens
 from refquant.apply.states import CalibrationState, state_confidences
+from refquant.apply.workforce import HERE, Workforce
 from refquant.methods.diffusion.cgq import certainty_weights
 from refquant.methods.diffusion.fair_weights import fair_weights
 from refquant.numerics.arrays import Array
 
 
 def token_weights(
-    m: Transformer, plan: Tokens, states: Sequence[CalibrationState], grouping: Sequence[Sequence[int]]
+    m: Transformer, plan: Tokens, states: Sequence[CalibrationState], grouping: Sequence[Sequence[int]], workers: Workforce = HERE
 ) -> list[Array | None]:
     """Weights of every batch of states ``[sequences, tokens]``; None where all count alike.
 
@@ -27,10 +28,12 @@ def token_weights(
     states : sequence of CalibrationState
     grouping : sequence of sequence of int
         Indices of the states of each batch.
+    workers : Workforce
+        Who takes the confidences.
     """
     if plan.weighting == "uniform":
         return [None] * len(grouping)
-    confidences = state_confidences(m, states, plan.confidence)
+    confidences = state_confidences(m, states, plan.confidence, workers=workers)
     return [_weights(m, plan, np.stack([states[i].masked for i in batch]), np.stack([confidences[i] for i in batch])) for batch in grouping]
 
 

@@ -12,7 +12,8 @@ from refquant.core.binary_tensor import MOST_ORDERS
 from refquant.core.block_formats import named_block
 from refquant.errors import UsageError
 from refquant.methods.codebook.lloyd_max import MOST_BITS, lloyd_max_spec
-from refquant.methods.compensate.gptq_inputs import PRESETS, QUIRKS
+from refquant.methods.compensate.gptq_inputs import PRESETS, QUIRKS, quirks_of
+from refquant.numerics import Arithmetic
 
 Bits = Annotated[int, Meta(ge=1, le=16)]
 Count = Annotated[int, Meta(ge=1)]
@@ -48,6 +49,8 @@ class Weights:
         As in :func:`refquant.methods.binary.quant_dllm.quant_dllm`.
     scale_correction : bool
         Of ``lloyd_max``: whether a group's scale makes it unbiased along itself.
+    working : {"float64", "float32"}
+        Of ``gptq``: what statistics are collected and codes are decided in. float32 is for speed, in the fast lane alone.
     hessian_inputs : {"float", "quantized"}
         What the Hessian is made of: the inputs of a linear as they arrive, or after the activation quantizer.
     limits : {"none", "awq"}
@@ -89,6 +92,7 @@ class Weights:
     deviations: NotNegative = 3.0
     saliency: Literal["inverse", "factor"] = "inverse"
     scale_correction: bool = True
+    working: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.compat if name not in (*PRESETS, *QUIRKS)]
@@ -98,6 +102,8 @@ class Weights:
             raise UsageError("limits clip weights before they are quantized; method is 'none'")
         if int(self.limit_shrink * self.limit_steps) < 1:
             raise UsageError(f"limit_shrink {self.limit_shrink} of {self.limit_steps} limit_steps leaves no limit to try")
+        if self.working == "float32" and (self.method != "gptq" or "lazy_groups" in quirks_of(self.compat)):
+            raise UsageError("working = 'float32' is for method 'gptq' without lazy_groups; everything else computes in float64")
         if self.method in ("quant_dllm", "lloyd_max"):
             self._check_own_codes()
         if self.method == "imported":
@@ -119,6 +125,11 @@ class Weights:
             raise UsageError(f"method {self.method!r} has 1 to {most} bits, and 2 with a mixed_ratio above 0; got {self.bits}")
         if self.method == "quant_dllm" and self.group_size < 1:
             raise UsageError(f"quant_dllm takes blocks of group_size columns, at least 1, not {self.group_size}")
+
+    def check_lane(self, arithmetic: Arithmetic) -> None:
+        """Raise UsageError if an arithmetic promises its bits and the weights ask for float32."""
+        if self.working == "float32" and not arithmetic.regroups:
+            raise UsageError(f"weights.working is 'float32', which is for speed; allowed in the {arithmetic.name} lane: 'float64'")
 
     @property
     def looks_at_hessian(self) -> bool:

@@ -70,5 +70,6 @@ def quantize_weight(plan: Weights, w: Array, stats: Stats | None, arithmetic: Ar
         act_order=plan.act_order,
         static_groups=plan.static_groups,
         compat=plan.compat,
+        working=plan.working,
         arithmetic=arithmetic,
     )

@@ -73,12 +73,36 @@ class RunningStats:
         tokens, absmax = extremes(rows, weights)
         finite = weights is None and bool((as_float64(absmax) <= np.finfo(self._working).max).all())
         rows_used = weighted(rows, weights, self._working.type, known_finite=finite)
-        if self._given_away:  # somebody has looked at the statistics so far, and keeps them
-            self._total, self._given_away = self._total.copy(), False
+        self._keep_what_was_given()
         for start in range(0, len(rows_used), RUN):
             self._add_run(rows_used[start : start + RUN])
         self._tokens += tokens
         self._absmax = absmax if self._absmax is None else np.maximum(self._absmax, absmax)
+
+    def take(self, other: Stats) -> None:
+        """Add statistics that were collected elsewhere, as :meth:`Stats.merge` does, but in the memory of these.
+
+        Raises
+        ------
+        InputError
+            If the numbers of features differ, or the other statistics are of another arithmetic.
+        """
+        if other.absmax.shape != (self._features,):
+            raise InputError(f"cannot merge statistics of {self._features} and {other.absmax.shape[0]} features")
+        if (other.digits is None) != self._arithmetic.regroups:
+            raise InputError("cannot merge statistics of the ordered arithmetic with those of another; collect both in one")
+        if other.digits is not None:
+            self._merged = other if self._merged is None else self._merged.merge(other)
+            return
+        self._keep_what_was_given()
+        with np.errstate(over="ignore"):
+            self._total += other.hessian
+        self._tokens += other.tokens
+        self._absmax = other.absmax if self._absmax is None else np.maximum(self._absmax, other.absmax)
+
+    def _keep_what_was_given(self) -> None:
+        if self._given_away:  # somebody has looked at the statistics so far, and keeps them
+            self._total, self._given_away = self._total.copy(), False
 
     def _add_run(self, rows: Array) -> None:
         if self._working == np.float64:

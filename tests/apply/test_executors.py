@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,10 +21,13 @@ import model
 from refquant.apply.block_view import BlockView
 from refquant.apply.executors import ExecutorPlan, blas_threads, chosen_executor, open_workforce
 from refquant.apply.group_inputs import input_statistics
+from refquant.apply.layers import OnlineLinear, QuantizedAttentionProduct
 from refquant.apply.linear_task import LinearTask, quantize_linear
 from refquant.apply.run import open_workbench
+from refquant.apply.whole_model import WholeModel, reached
 from refquant.apply.workforce import HERE, Workforce, loaded_blas
 from refquant.core import Stats
+from refquant.core.transform import Scale
 from refquant.errors import InputError, NotPositiveDefiniteError, UsageError
 from refquant.numerics import LANES
 from tests.apply.at_work import Killer, Slowly, begun, die, pid, slowly
@@ -42,6 +46,11 @@ PLANS = {
         probabilities={"bits": 8},
         attention_output={"method": "tac"},
     ),
+    "states of its own": recipe(
+        tokens={"weighting": "certainty"},
+        values={"method": "ia_aq", "bits": 4, "rows": "masked", "per": "feature"},
+        calibration=IID | {"states": "tmas", "samples": 12, "min_distinct": 0.0, "temperature": 0.5},
+    ),
 }
 
 
@@ -56,6 +65,7 @@ def source(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def many_batches(monkeypatch):
     monkeypatch.setattr("refquant.apply.quantize.BATCH_TOKENS", 48)
+    monkeypatch.setattr("refquant.apply.rollout.BATCH_TOKENS", 48)
 
 
 def bench(source, force=HERE, lane="fast", stream=False):
@@ -165,7 +175,8 @@ def test_this_process_computes_what_is_asked_for_and_no_more():
 
 @pytest.mark.parametrize("lane", ["fast", "ordered"])
 @pytest.mark.parametrize(
-    ("text", "name"), [("threads?workers=3", "every part"), ("processes", "rtn"), ("processes", "gptq"), ("processes", "every part")]
+    ("text", "name"),
+    [("threads?workers=3", name) for name in ("every part", "states of its own")] + [("processes", name) for name in PLANS],
 )
 def test_workers_do_not_show_in_the_bytes(source, tmp_path, two, text, name, lane):
     plan = PLANS[name]
@@ -190,6 +201,23 @@ def test_statistics_are_merged_in_order_or_in_a_lane_where_order_does_not_matter
     with open_workforce(ExecutorPlan.read("threads?workers=3")) as force:
         found = input_statistics(view, next(iter(m.linears)), None, force)
     assert (found.tokens, found.hessian.tobytes()) == (70, alone.hessian.tobytes())
+
+
+def test_a_whole_model_is_itself_where_it_arrives(source):
+    """Streamed or not, with layers and operands of its own; and one that is streamed stays where its files cannot be seen."""
+    ids = np.arange(24).reshape(2, 12)
+    plain = model.load(source)
+    one = plain.linears["model.transformer.blocks.0.q_proj"]
+    spun = OnlineLinear(one.weight, one.bias, (Scale(factors=np.full(16, 2.0)),))
+    product = QuantizedAttentionProduct(4, "unit", None, None)
+    changed = plain.replace({"model.transformer.blocks.0.q_proj": spun}, {1: product})
+    for m in (plain, model.load(source, stream=True), changed):
+        assert pickle.loads(pickle.dumps(WholeModel.of(m))).model().logits(ids).tobytes() == m.logits(ids).tobytes()
+    assert changed.logits(ids).tobytes() != plain.logits(ids).tobytes()
+    with ThreadPoolExecutor(1) as pool:
+        seeing, blind = Workforce(pool, 1), Workforce(pool, 1, shared_files=False)
+        streamed = model.load(source, stream=True)
+        assert [reached(workers, m) for m in (plain, streamed) for workers in (seeing, blind)] == [seeing, blind, seeing, HERE]
 
 
 def test_an_error_is_the_one_that_was_raised(two):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from model import denoise
 from refquant.apply.parts import Calibration
 from refquant.apply.rollout import RawUniforms, Rollout, roll_out
 from refquant.errors import InputError
@@ -76,6 +77,28 @@ def test_a_temperature_draws_from_raw_words():
         best = max(window, key=lambda t: p[t, chosen[t]])
         ids[best] = chosen[best]
     assert (ids == warm[0].final_ids).all()
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10**6])
+@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, np.random.PCG64DXSM])
+def test_a_sequence_draws_what_it_would_draw_among_all(monkeypatch, batch_tokens, kind):
+    """However a shape's lines are cut into batches, against the sampler on all of them at once; and what is drawn next is the same."""
+    monkeypatch.setattr("refquant.apply.rollout.BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr("refquant.apply.rollout.SKIPPED", 1000)
+    order, plan = [0, 1, 2, 3, 5, 6], Calibration(**SMALL | {"states": "rollout", "temperature": 0.9})
+    rng, other = np.random.Generator(kind(4)), np.random.Generator(kind(4))
+    rollouts, _ = roll_out(M, LINES, order, plan, rng, EOS)
+    shapes = {}
+    for r in rollouts:
+        shapes.setdefault((r.prompt_length, len(r.final_ids)), []).append(r)
+    assert max(map(len, shapes.values())) > 1
+    for (start, length), members in shapes.items():
+        prompts = np.array([r.ids[0, :start] for r in members])
+        steps = length - start
+        for step in denoise(M, prompts, gen_length=steps, block_length=4, steps=steps, temperature=0.9, rng=RawUniforms(other)):
+            assert (step.before == np.stack([r.ids[step.step] for r in members])).all()
+        assert (step.after == np.stack([r.final_ids for r in members])).all()
+    assert uniforms(rng, 3).tolist() == uniforms(other, 3).tolist()
 
 
 def test_raw_uniforms_stay_below_one_in_float32(monkeypatch):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ from refquant.methods.activation.static import Extremes, check_range_only
 from refquant.methods.card import Card, Equation
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array
+from refquant.numerics.frozen import by_constructor
 
 ALPHAS = tuple(i / 100 for i in range(100, 79, -1))
 
@@ -76,6 +78,66 @@ class AttentionSample:
     probabilities: Array
     values: Array
     query_rows: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IaAqCandidates:
+    """What is chosen from, made of extremes alone: samples may then come one by one, wherever they are.
+
+    Parameters
+    ----------
+    spec : QuantSpec
+        With the tiling that the grids belong to.
+    alphas : tuple of float
+    grids : tuple of Grid
+        One an alpha.
+    gram : {"exact", "mass"}
+    """
+
+    spec: QuantSpec
+    alphas: tuple[float, ...]
+    grids: tuple[Grid, ...]
+    gram: Literal["exact", "mass"]
+
+    __reduce__ = by_constructor
+
+    @classmethod
+    def of(
+        cls,
+        extremes: Extremes,
+        spec: QuantSpec,
+        *,
+        alphas: Sequence[float] = ALPHAS,
+        per: Literal["head", "feature"] = "head",
+        gram: Literal["exact", "mass"] = "exact",
+    ) -> IaAqCandidates:
+        """Candidates from the extremes ``[kv_heads, head_dim]`` of V over all samples; the rest as in :func:`ia_aq`."""
+        _check_options(alphas, per, gram)
+        check_range_only(spec)
+        spec = spec.with_tiling(Tiling((1, None, None if per == "head" else 1)))
+        lo, hi = tile_ranges(np.stack([extremes.lo, extremes.hi], axis=1).astype(np.float64), spec)
+        widest = grid_from_range(lo, hi, spec)  # [IAAQ-1]
+        grids = tuple(Grid(scale=grid_from_range(lo * alpha, hi * alpha, spec).scale, zero=widest.zero) for alpha in alphas)  # [IAAQ-3]
+        return cls(spec=spec, alphas=tuple(alphas), grids=grids, gram=gram)
+
+    def losses(self, sample: AttentionSample, arithmetic: Arithmetic = FAST) -> Float64Array:
+        """Loss of every candidate on one sample: float64 ``[alphas, kv_heads, features or 1]`` [IAAQ-2] [IAAQ-4]."""
+        values = sample.values.astype(np.float64)
+        weight = _interaction(sample, self.gram, arithmetic)
+        axes = 1 if self.spec.tiling.extents[2] == 1 else (1, 2)
+        found = []
+        for grid in self.grids:
+            delta = fake_quantize(values, grid, self.spec) - values
+            weighted = arithmetic.matmul(weight, delta) if self.gram == "exact" else weight[..., None] * delta  # [IAAQ-4]
+            found.append(arithmetic.sum(weighted * delta, axis=axes))
+        return np.stack(found).reshape(len(self.grids), values.shape[0], -1)
+
+    def choose(self, losses: Float64Array) -> IaAqChoice:
+        """The candidate with the least loss in each tile, from the sum of :meth:`losses` over all samples."""
+        chosen = np.argmin(losses, axis=0)
+        scale = np.take_along_axis(np.stack([g.scale[:, 0] for g in self.grids]), chosen[None], axis=0)[0]
+        grid = Grid(scale=scale[:, None], zero=self.grids[0].zero)
+        return IaAqChoice(grid=grid, spec=self.spec, alphas=self.alphas, losses=losses, chosen=chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,22 +207,8 @@ def ia_aq(
     _check_options(alphas, per, gram)
     check_range_only(spec)
     _check_samples(samples)
-    spec = spec.with_tiling(Tiling((1, None, None if per == "head" else 1)))
-    extremes = _extremes(samples)
-    lo, hi = tile_ranges(np.stack([extremes.lo, extremes.hi], axis=1).astype(np.float64), spec)
-    widest = grid_from_range(lo, hi, spec)  # [IAAQ-1]
-    grids = [Grid(scale=grid_from_range(lo * alpha, hi * alpha, spec).scale, zero=widest.zero) for alpha in alphas]  # [IAAQ-3]
-    losses = _zeros(len(grids), lo)
-    for sample in samples:
-        losses += _losses(sample, grids, spec, gram, arithmetic)  # [IAAQ-2]
-    chosen = np.argmin(losses, axis=0)
-    scale = np.take_along_axis(np.stack([g.scale[:, 0] for g in grids]), chosen[None], axis=0)[0]
-    grid = Grid(scale=scale[:, None], zero=widest.zero)
-    return IaAqChoice(grid=grid, spec=spec, alphas=tuple(alphas), losses=losses, chosen=chosen)
-
-
-def _zeros(candidates: int, lo: Array) -> Float64Array:
-    return np.zeros((candidates, lo.shape[0], lo.shape[2]))
+    candidates = IaAqCandidates.of(_extremes(samples), spec, alphas=alphas, per=per, gram=gram)
+    return candidates.choose(reduce(np.add, (candidates.losses(sample, arithmetic) for sample in samples)))  # [IAAQ-2]
 
 
 def _check_options(alphas: Sequence[float], per: str, gram: str) -> None:
@@ -176,17 +224,23 @@ def _check_samples(samples: Sequence[AttentionSample]) -> None:
     if not samples:
         raise InputError("IA-AQ needs at least one calibration sample")
     for index, sample in enumerate(samples):
-        a, v, rows = sample.probabilities, sample.values, sample.query_rows
-        fits = a.ndim == 3 and v.ndim == 3 and a.shape[1:] == (v.shape[1],) * 2 and min(v.shape) > 0 and a.shape[0] % v.shape[0] == 0
-        if not fits:
-            raise InputError(f"sample {index}: probabilities {a.shape} do not fit values {v.shape}; [heads, T, T], [kv heads, T, head_dim]")
-        if (v.shape[0], v.shape[2]) != (samples[0].values.shape[0], samples[0].values.shape[2]):
-            raise InputError(f"sample {index} has values {v.shape}, sample 0 {samples[0].values.shape}; only T may differ")
-        if rows is not None and (rows.dtype != np.bool_ or rows.shape != (v.shape[1],)):
-            raise InputError(f"sample {index}: query_rows is a boolean array of shape {(v.shape[1],)}, not {rows.dtype} of {rows.shape}")
-        for what, array in (("probabilities", a), ("values", v)):
-            if not np.isfinite(array.astype(np.float64)).all():
-                raise InputError(f"sample {index}: the {what} hold NaN or an infinity; finite numbers are needed")
+        check_sample(sample, f"sample {index}")
+        v, first = sample.values.shape, samples[0].values.shape
+        if (v[0], v[2]) != (first[0], first[2]):
+            raise InputError(f"sample {index} has values {v}, sample 0 {first}; only T may differ")
+
+
+def check_sample(sample: AttentionSample, where: str) -> None:
+    """Raise InputError, its message beginning with `where`, unless a sample's shapes agree and its numbers are finite."""
+    a, v, rows = sample.probabilities, sample.values, sample.query_rows
+    fits = a.ndim == 3 and v.ndim == 3 and a.shape[1:] == (v.shape[1],) * 2 and min(v.shape) > 0 and a.shape[0] % v.shape[0] == 0
+    if not fits:
+        raise InputError(f"{where}: probabilities {a.shape} do not fit values {v.shape}; [heads, T, T], [kv heads, T, head_dim]")
+    if rows is not None and (rows.dtype != np.bool_ or rows.shape != (v.shape[1],)):
+        raise InputError(f"{where}: query_rows is a boolean array of shape {(v.shape[1],)}, not {rows.dtype} of {rows.shape}")
+    for what, array in (("probabilities", a), ("values", v)):
+        if not np.isfinite(array.astype(np.float64)).all():
+            raise InputError(f"{where}: the {what} hold NaN or an infinity; finite numbers are needed")
 
 
 def _extremes(samples: Sequence[AttentionSample]) -> Extremes:
@@ -194,17 +248,6 @@ def _extremes(samples: Sequence[AttentionSample]) -> Extremes:
     for sample in samples[1:]:
         seen = seen.merge(Extremes.of(sample.values, axis=1))
     return seen
-
-
-def _losses(sample: AttentionSample, grids: Sequence[Grid], spec: QuantSpec, gram: str, arithmetic: Arithmetic) -> Float64Array:
-    """Loss of every candidate on one sample: ``[alphas, kv_heads, features or 1]`` [IAAQ-2] [IAAQ-4]."""
-    values = sample.values.astype(np.float64)
-    delta = np.stack([fake_quantize(values, grid, spec) - values for grid in grids])  # [alphas, kv, T, head_dim]
-    weight = _interaction(sample, gram, arithmetic)
-    weighted = arithmetic.matmul(weight, delta) if gram == "exact" else weight[..., None] * delta  # [IAAQ-4]
-    axes = 2 if spec.tiling.extents[2] == 1 else (2, 3)
-    per_tile = arithmetic.sum(weighted * delta, axis=axes)
-    return per_tile.reshape(len(grids), values.shape[0], -1)
 
 
 def _interaction(sample: AttentionSample, gram: str, arithmetic: Arithmetic) -> Float64Array:
