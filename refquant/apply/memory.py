@@ -1,7 +1,9 @@
 """How much memory a run will take at its peak, from shapes alone: what `--dry-run` prints.
 
 What a process holds before it begins (the interpreter, libraries, an unstreamed model's parameters) is measured, not estimated. To it comes
-the largest of the phases, each a sum of the arrays that are alive together; the numbers of copies below are those of the code.
+the largest of the phases, each a sum of the arrays that are alive together; the numbers of copies below are those of the code. Worker
+processes hold the interpreter and the libraries once more each, and their share of the phase; what goes to them and comes back is held
+on both sides.
 """
 
 from __future__ import annotations
@@ -9,19 +11,27 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from model import Transformer
+from model.architecture import BlockPlan
 from model.streaming import StreamedTensors
+from refquant.apply import rollout
+from refquant.apply.executors import LOCAL, ExecutorPlan
 from refquant.apply.quantize import BATCH_TOKENS
 from refquant.apply.quantized import is_skipped
 from refquant.apply.recipe import Recipe
 from refquant.apply.states import LOGITS
+from refquant.apply.workforce import processors
 
 DOUBLE = 8
+BESIDES = 24 << 20  # the process that counts resources, and what a pool needs in the first process
+Shape = tuple[int, int]
 
 
-def estimated_peak(m: Transformer, recipe: Recipe, tokens: int) -> int:
-    """Bytes that a run by a recipe will hold at its peak, evaluation not counted.
+def estimated_peak(m: Transformer, recipe: Recipe, tokens: int, executor: ExecutorPlan | None = None) -> int:
+    """Bytes that a run by a recipe will hold at its peak on this machine, in all processes together, evaluation not counted.
 
     Parameters
     ----------
@@ -30,6 +40,8 @@ def estimated_peak(m: Transformer, recipe: Recipe, tokens: int) -> int:
     recipe : Recipe
     tokens : int
         Calibration tokens.
+    executor : ExecutorPlan, optional
+        Who works. Workers of a Dask scheduler that was started elsewhere are not counted.
 
     Examples
     --------
@@ -39,31 +51,123 @@ def estimated_peak(m: Transformer, recipe: Recipe, tokens: int) -> int:
     >>> estimated_peak(m, find_recipe("gptq-w4a4"), 1000) > estimated_peak(m, find_recipe("rtn-w4a16"), 0) > 10_000_000
     True
     """
-    streamed, item = isinstance(m.parameters, StreamedTensors), m.dtype.itemsize
-    shapes = [{plan.name: (plan.out, plan.into) for plan in block.linears} for block in m.architecture.blocks]
-    tokens = tokens if recipe.needs_calibration else 0
-    batch, length = min(tokens, BATCH_TOKENS), math.ceil(tokens / recipe.calibration.samples)
-    phases = [_reading(math.prod(shape), item) for block in shapes for shape in block.values()]
-    for block in shapes:
-        quantized = {name: shape for name, shape in block.items() if not is_skipped(recipe, name)}
-        if recipe.weights.method != "none":
-            phases += [_linear(shape, recipe, item, tokens) for shape in quantized.values()]
-        if batch:
-            phases.append(_forward(block, m, batch, length, streamed))
-    if batch and recipe.values.method in ("minmax", "ia_aq"):  # V's scales look at the softmax output and V of all calibration tokens
-        shape = m.architecture
-        seen = tokens * (shape.n_heads * length + shape.kv_heads * shape.head_dim) * item
-        phases.append(seen + max(_forward(block, m, batch, length, streamed) for block in shapes))
-    if batch and recipe.tokens.weighting != "uniform":
-        rows = max(LOGITS, 128 * m.config.embedding_rows)
-        phases.append(min(rows, batch * m.config.embedding_rows) * (item + 3 * DOUBLE))
-    held = [sum(math.prod(shape) for name, shape in block.items() if not is_skipped(recipe, name)) for block in shapes]
-    if not streamed:
-        codes = sum(held) * (1 + (item if batch else 0))
-    else:  # of a block while calibration passes through it, else of the linear before
-        codes = max(held) if batch else max(math.prod(shape) for block in shapes for shape in block.values())
-    hidden = tokens * m.config.d_model * item * 2
-    return resident() + codes + hidden + max(phases)
+    crew = _Crew.of(executor)
+    run = _Run(m, recipe, tokens if recipe.needs_calibration else 0, crew)
+    parameters = 0 if run.streamed else sum(array.nbytes for array in m.parameters.values())
+    before = resident()
+    apart = 0 if not crew.apart else BESIDES + (crew.count * (before - parameters) if crew.counted else 0)
+    return before + apart + run.held() + max(run.phases())
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """How many work at a time, whether they are processes of their own, and whether those are on this machine."""
+
+    count: int = 1
+    apart: bool = False
+    counted: bool = True
+
+    @classmethod
+    def of(cls, plan: ExecutorPlan | None) -> _Crew:
+        if plan is None:
+            return cls()
+        counted = plan.kind != "dask" or plan.address == LOCAL
+        return cls(plan.workers or processors(), plan.kind != "threads", counted)
+
+    def together(self, main: int, sent: int, each: Sequence[int]) -> int:
+        """Bytes of tasks of which the largest are worked on side by side; `main` is held once, `sent` where tasks travel."""
+        working = sum(sorted(each, reverse=True)[: self.count])
+        return main + (sent if self.apart else 0) + (working if self.counted else 0)
+
+
+class _Run:
+    """The phases of one run, in bytes over all processes beside what they begin with."""
+
+    def __init__(self, m: Transformer, recipe: Recipe, tokens: int, crew: _Crew) -> None:
+        self.m, self.recipe, self.tokens, self.crew = m, recipe, tokens, crew
+        self.streamed, self.item = isinstance(m.parameters, StreamedTensors), m.dtype.itemsize
+        self.length = math.ceil(tokens / recipe.calibration.samples)
+        rows = max(1, BATCH_TOKENS // max(self.length, 1))
+        self.batches = [min(rows * self.length, tokens - start) for start in range(0, tokens, rows * self.length or 1)]
+        self.batch = max(self.batches, default=0)
+        self.blocks = [[(plan.name, (plan.out, plan.into)) for plan in block.linears] for block in m.architecture.blocks]
+
+    def held(self) -> int:
+        """What the first process keeps from phase to phase: codes, and hidden states on both sides of a block."""
+        sizes = [[math.prod(shape) for name, shape in block if not is_skipped(self.recipe, name)] for block in self.blocks]
+        if not self.streamed:
+            codes = sum(map(sum, sizes)) * (1 + (self.item if self.batch else 0))
+        else:  # of a block while calibration passes through it, else of the linear before
+            codes = max(map(sum, sizes)) if self.batch else max(math.prod(shape) for block in self.blocks for _, shape in block)
+        return codes + self.tokens * self.m.config.d_model * self.item * 2
+
+    def phases(self) -> Iterator[int]:
+        """Every phase of which it is not clear that another is larger."""
+        yield from (_reading(math.prod(shape), self.item) for block in self.blocks for _, shape in block)
+        for block in self.m.architecture.blocks:
+            yield from self._linears(block)
+            if self.batch:
+                yield self._passes(block)
+        yield from self._states()
+
+    def _linears(self, block: BlockPlan) -> Iterator[int]:
+        """Linears that are quantized side by side."""
+        if self.recipe.weights.method == "none":
+            return
+        shapes = {plan.name: (plan.out, plan.into) for plan in block.linears if not is_skipped(self.recipe, plan.name)}
+        groups = block.linear_groups if self.batch else [tuple(shapes)]
+        for group in groups:
+            linears = [shapes[name] for name in group if name in shapes]
+            if linears:
+                widest = max(width for _, width in linears)
+                statistics = DOUBLE * widest * widest if self.recipe.weights.looks_at_hessian else 0
+                shared = 0 if self.crew.apart else -statistics * (min(self.crew.count, len(linears)) - 1)
+                weight = 0 if self.streamed else max(map(math.prod, linears)) * self.item
+                each = [_linear(shape, self.recipe, self.item) for shape in linears]
+                yield shared + self.crew.together(0, 2 * statistics + weight, each)
+
+    def _passes(self, block: BlockPlan) -> int:
+        """Calibration batches that pass through a block side by side: activations, and what is made of them."""
+        shapes = [(plan.out, plan.into) for plan in block.linears]
+        width, looks = max(into for _, into in shapes), self.recipe.weights.looks_at_hessian
+        statistics = DOUBLE * width * width if looks else 0
+        part = sum(map(math.prod, shapes)) * (1 if self.streamed else 1 + self.item)
+        each = []
+        for batch in self.batches:
+            rows = batch * width * (self.item + (DOUBLE if looks else 0))
+            scores = self._scores(batch) if self.recipe.values.method in ("minmax", "ia_aq") else 0
+            back = 2 * statistics if self.crew.apart else 0
+            each.append(max(self._forward(shapes, batch), scores, rows + statistics, back) + (part if self.crew.apart else 0))
+        return self.crew.together(statistics, 2 * statistics + part, each)
+
+    def _forward(self, shapes: Sequence[Shape], batch: int) -> int:
+        """A block on a batch: activations, and the largest weight where weights are read or decoded when they are used."""
+        widest = max(map(max, shapes))
+        weight = max(map(math.prod, shapes)) * (2 * self.item + 1) if self.streamed else 0
+        copies = 3 if self.recipe.probabilities.bits else 1
+        scores = copies * self.m.architecture.n_heads * self.length
+        return weight + batch * (3 * widest + 6 * self.m.config.d_model + scores) * self.item
+
+    def _scores(self, batch: int) -> int:
+        """V's scales look at the softmax output of a batch; what is made of it is made a sequence at a time."""
+        shape = self.m.architecture
+        seen = batch * (shape.n_heads * self.length + 6 * self.m.config.d_model) * self.item
+        return seen + self.length * self.length * (shape.n_heads * (self.item + 2 * DOUBLE) + shape.kv_heads * DOUBLE)
+
+    def _states(self) -> Iterator[int]:
+        """Rollouts, and the confidences that tokens are weighted by: probabilities over the vocabulary, and the model where it travels."""
+        rows, shape = self.m.config.embedding_rows, self.m.architecture
+        sent = 0 if self.streamed else sum(array.nbytes for array in self.m.parameters.values())
+        moved = 2 * sent if self.crew.apart else 0
+        widest = [max((plan.out, plan.into) for block in shape.blocks for plan in block.linears)]
+        if self.batch and self.recipe.calibration.states in ("rollout", "tmas"):
+            together = max(min(rollout.BATCH_TOKENS, self.tokens), self.length)
+            cold = not self.recipe.calibration.temperature
+            each = together * rows * (3 * self.item if cold else 2 * self.item + 4 * DOUBLE)
+            yield self.crew.together(0, sent, [each + moved] * self.crew.count)
+        if self.batch and self.recipe.tokens.weighting != "uniform":
+            each = min(max(LOGITS, self.length * rows), self.batch * rows) * (self.item + 3 * DOUBLE)
+            yield self.crew.together(0, sent, [max(each, self._forward(widest, batch)) + moved for batch in self.batches])
 
 
 def _reading(size: int, item: int) -> int:
@@ -71,24 +175,16 @@ def _reading(size: int, item: int) -> int:
     return size * (2 + item + 1)
 
 
-def _linear(shape: tuple[int, int], recipe: Recipe, item: int, tokens: int) -> int:
+def _linear(shape: Shape, recipe: Recipe, item: int) -> int:
     """One linear: the weight as read, in float64, and what its method holds beside it."""
     rows, width = shape
     size = rows * width
     if not recipe.weights.looks_at_hessian:
         return size * (item + DOUBLE + 1)  # the weight, its copy, codes; tiles are fitted and codes made slab by slab
-    hessians = 2 if tokens <= BATCH_TOKENS else 3  # the statistics and the factor, or a batch's merged into those of others
     permuted = 1 if recipe.weights.act_order else 0
-    # the weight as read and in float64, our copy of it and one in the order of the sweep: the largest moment is before the factorization
-    return (hessians + permuted) * DOUBLE * width * width + size * (item + 3 * DOUBLE)
-
-
-def _forward(block: dict[str, tuple[int, int]], m: Transformer, batch: int, length: int, streamed: bool) -> int:
-    """A block on a batch of sequences: activations, and the largest weight where weights are read or decoded when they are used."""
-    item, widest = m.dtype.itemsize, max(max(shape) for shape in block.values())
-    scores = 2 * m.architecture.n_heads * length
-    weight = max(math.prod(shape) for shape in block.values()) * (2 * item + 1) if streamed else 0
-    return weight + batch * (3 * widest + 6 * m.config.d_model + scores) * item
+    # Statistics and factor. The weight as read and in float64, our copy of it and one in the order of the sweep: the largest moment is
+    # before the factorization.
+    return (2 + permuted) * DOUBLE * width * width + size * (item + 3 * DOUBLE)
 
 
 def resident() -> int:

@@ -124,11 +124,12 @@ def command(
         stored = open_checkpoint(run.bench.source)
         known = (run.bench.model, stored, run.recipe, run.rows, run.folder, run.run_digest, len(run.bench.lines), run.exists)
         tokens = recipe.calibration.samples * max((len(line.prompt) + len(line.response or ()) for line in run.bench.lines), default=0)
-        peak = estimated_peak(run.bench.model, recipe, tokens)
+        peak = estimated_peak(run.bench.model, recipe, tokens, plan)
         if form == "json":
             show_json(plan_json(*known) | {"peak_memory_bytes": peak})
         else:
-            show([*plan_parts(*known), f"estimated peak of memory while quantizing: {byte_size(peak)}"])
+            together = "" if plan is None else ", all processes on this machine together"
+            show([*plan_parts(*known), f"estimated peak of memory while quantizing: {byte_size(peak)}{together}"])
         return
     if not run.exists:
         check_writable(run.folder)
@@ -167,6 +168,7 @@ def _prepare(
         raise UsageError(
             f"recipe {recipe.name} needs calibration data and {source} holds no {CALIBRATION_FILE}; name a file with --calibration"
         )
+    recipe.weights.check_lane(lane)
     bench = open_workbench(source, model.load(source, arithmetic=lane, stream=stream), calibration, seed)
     own, rows, left_out = recipe_rows(recipe, compare, calibrated=bool(bench.lines))
     run_digest = bench.run_digest(recipe)
