@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -15,7 +16,9 @@ from refquant.report.numbers import duration
 from refquant.storage import canonical_json
 
 LINE_EVERY = 5.0
-"""Seconds between two lines in a pipe."""
+"""Seconds between two lines in a pipe, where there is news."""
+SILENCE = 10.0
+"""Seconds without a line in a pipe before the last one is said again: a step that takes minutes is still at work."""
 
 
 class Progress:
@@ -47,6 +50,9 @@ class Progress:
         self.began = clock()
         self.last_line = self.began - LINE_EVERY
         self.bar: Bar | None = None
+        self._turn = threading.Lock()  # one line at a time, of one state
+        self._over = threading.Event()
+        self._watch: threading.Thread | None = None
 
     @property
     def fraction(self) -> float:
@@ -70,16 +76,18 @@ class Progress:
         if stage == self.stage:
             return
         names = list(self.costs)
-        self.finished = sum(self.costs[name] for name in names[: names.index(stage)]) if stage in self.costs else self.finished
-        self.stage, self.inside, self.step, self.part = stage, "", "", 0.0
+        with self._turn:
+            self.finished = sum(self.costs[name] for name in names[: names.index(stage)]) if stage in self.costs else self.finished
+            self.stage, self.inside, self.step, self.part = stage, "", "", 0.0
         self._tell()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Take news from the work."""
         if what != self.stage and what in self.costs:
             self.begin(what)
-        self.step = "" if what in (self.stage, "blocks") else what
-        self.inside, self.part = f"{done}/{total}", done / total if total else 1.0
+        with self._turn:
+            self.step = "" if what in (self.stage, "blocks") else what
+            self.inside, self.part = f"{done}/{total}", done / total if total else 1.0
         self._tell()
 
     def __enter__(self) -> Progress:
@@ -88,25 +96,44 @@ class Progress:
             self.bar = Bar(*columns, console=self.console, transient=True, refresh_per_second=4)
             self.bar.add_task("", total=1.0)
             self.bar.start()
+        else:
+            self._watch = threading.Thread(target=self._break_silence, name="progress", daemon=True)
+            self._watch.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
             self.bar.stop()
+        if self._watch is not None:
+            self._over.set()
+            self._watch.join()
 
     def times(self) -> str:
         """Elapsed and expected."""
         return ", ".join(part for part in (duration(self.seconds), self.left()) if part)
 
     def _tell(self) -> None:
-        where = f"{self.stage} {self.inside}".strip() + (f" ({self.step})" if self.step else "")
-        where += f", {self.tokens} tokens" if self.tokens else ""
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=self.fraction, description=where)
-        elif self.clock() - self.last_line >= LINE_EVERY:
-            self.last_line = self.clock()
-            line = self._event() if self.events else f"[{100 * self.fraction:3.0f}%] {where}, {self.times()}"
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.bar.update(self.bar.task_ids[0], completed=self.fraction, description=self._where())
+        else:
+            self._say(LINE_EVERY)
+
+    def _where(self) -> str:
+        where = f"{self.stage} {self.inside}".strip() + (f" ({self.step})" if self.step else "")
+        return where + (f", {self.tokens} tokens" if self.tokens else "")
+
+    def _say(self, every: float) -> None:
+        """Say where the work is, if the last line is so many seconds old."""
+        with self._turn:
+            if self.clock() - self.last_line >= every:
+                self.last_line = self.clock()
+                line = self._event() if self.events else f"[{100 * self.fraction:3.0f}%] {self._where()}, {self.times()}"
+                self.console.print(line, markup=False, soft_wrap=True)
+
+    def _break_silence(self) -> None:
+        while not self._over.wait(SILENCE / 10):
+            if self.stage:
+                self._say(SILENCE)
 
     def _event(self) -> str:
         """The same as a JSON object; times in seconds, ``left`` null until there is something to judge by."""

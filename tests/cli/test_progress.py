@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 
 import pytest
 from rich.console import Console
@@ -71,6 +73,31 @@ def test_a_line_names_layer_step_tokens_and_times(clock):
         "[  0%] quantize, 1024 tokens, 0:00",
         "[  5%] quantize 12/224 (block 2/32, ff_proj), 1024 tokens, 0:30, about 9:52 left",
     ]
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_a_long_step_is_heard_of(monkeypatch, clock, events):
+    """Nothing is reported for half a minute; what is said last is said again, with the time that has gone by."""
+    monkeypatch.setattr("refquant.cli.progress.SILENCE", 0.02)
+    console = piped()
+
+    def lines():
+        return console.file.getvalue().splitlines()
+
+    with Progress({"quantize": 1}, console, clock, events=events) as progress:
+        progress("quantize", 0, 4)
+        progress("block 1/2, ff_out", 1, 4)  # at once behind a line: told only if the step lasts
+        clock.now += 30
+        until = time.monotonic() + 60
+        while len(lines()) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+    said = [json.loads(line) for line in lines()] if events else lines()
+    if events:
+        assert [(one["step"], one["elapsed"]) for one in said] == [("", 0.0), ("block 1/2, ff_out", 30.0)]
+    else:
+        assert said == ["[  0%] quantize, 0:00", "[ 25%] quantize 1/4 (block 1/2, ff_out), 0:30, about 1:30 left"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
 
 def test_with_events_a_line_is_an_object_that_says_the_same(clock):
