@@ -30,6 +30,8 @@ VARIANTS = (AS_IS, *(name.lower() for name, kind in BLOCK_TYPES.items() if kind.
 FILE_TYPES = {
     **{"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9},
     **{"Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "TQ1_0": 36, "TQ2_0": 37, "MXFP4": 38},
+    **{"IQ2_XXS": 19, "IQ2_XS": 20, "IQ3_XXS": 23, "IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26, "IQ2_S": 28, "IQ4_XS": 30, "IQ1_M": 31},
+    **{"NVFP4": 39},
 }
 FLOATS = ("F32", "F16", "BF16")
 

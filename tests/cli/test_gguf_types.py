@@ -8,7 +8,8 @@ import model
 from refquant.layout.gguf import BLOCK_TYPES
 from tests.apply.gguf_files import small_config, write_model
 
-TYPES = [name for name, block in BLOCK_TYPES.items() if block.quantize is not None]
+WITHOUT_CODES = [name for name in BLOCK_TYPES if name.startswith(("IQ", "NV"))]
+TYPES = [name for name in BLOCK_TYPES if name not in WITHOUT_CODES]
 Q = "model.transformer.blocks.2.up_proj"
 FORMATS = {
     **{"F32": "float32", "F16": "float16", "BF16": "bfloat16", "MXFP4": "e2m1 1x32 e8m0"},
@@ -49,6 +50,23 @@ def test_every_type_from_end_to_end(run, tmp_path, kind):
         ran = run("export", "folder", "--to", "compressed-tensors", "--out", "other", "--requantize")
         assert ran.code == 0, ran.err
         assert "requantized 28 linears" in ran.out
+
+
+@pytest.mark.parametrize("kind", WITHOUT_CODES)
+def test_types_without_codes_of_ours(run, kind):
+    ran = run("export", model.embedded_directory(), "--to", "gguf", "--variant", kind.lower(), "--requantize", "--out", "file")
+    if BLOCK_TYPES[kind].quantize is None:
+        assert ran.code == 2
+        assert f"not '{kind.lower()}'" in ran.err
+        return
+    assert ran.code == 0, ran.err
+    assert "requantized 28 linears" in ran.out
+    ran = run("inspect", "file/model.gguf", "--only", "blk.2.ffn_up.weight", "--format", "json")
+    assert [row["format"] for row in ran.json["tensors"]] == [kind]
+    ran = run("import", "file", "--out", "folder", "--variant", "dequantized")
+    assert ran.code == 0, ran.err
+    ran = run("generate", "folder", "--prompt", "Q: reverse abc", "--gen-length", "4")
+    assert ran.code == 0, ran.err
 
 
 def test_embedding_and_head_are_told(run, tmp_path):

@@ -1,4 +1,4 @@
-"""Types that are only read: what a user can do with a file of them, and what is refused."""
+"""Types without a formula, and without ggml's products here: what a user can do with a file of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from refquant.apply.gguf_llada import metadata
 from refquant.apply.gguf_model import load_gguf
 from refquant.errors import InputError, UsageError
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, quantize, write_gguf
+from refquant.layout.gguf.activations import FORM_FOR
 from refquant.layout.gguf.codebooks import codebook, with_parity
 from refquant.layout.gguf.products import GgmlLinear
 from refquant.layout.gguf.types import type_of_number
@@ -21,11 +22,11 @@ from tests.layout.test_gguf_products import CONFIG
 
 RECORDED = peer("llada_gguf")
 # gguf's numbers of them.
-ONLY_READ = {
+WITHOUT_PRODUCTS = {
     **{"IQ1_S": 19, "IQ1_M": 29, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ2_S": 22, "IQ3_XXS": 18, "IQ3_S": 21},
     **{"IQ4_NL": 20, "IQ4_XS": 23, "NVFP4": 40},
 }
-DIVIDING = [kind for kind in ONLY_READ if BLOCK_TYPES[kind].size <= 64]
+DIVIDING = [kind for kind in WITHOUT_PRODUCTS if BLOCK_TYPES[kind].size <= 64]
 
 
 def any_blocks(kind, shape):
@@ -36,17 +37,16 @@ def any_blocks(kind, shape):
 
 
 def test_all_are_here():
-    assert {name for name, kind in BLOCK_TYPES.items() if kind.quantize is None} == set(ONLY_READ)
+    assert set(BLOCK_TYPES) - set(FORM_FOR) == set(WITHOUT_PRODUCTS)
 
 
-@pytest.mark.parametrize("kind", ONLY_READ)
-def test_nothing_is_quantized_to_them(kind):
-    assert type_of_number(ONLY_READ[kind]) is BLOCK_TYPES[kind]
-    with pytest.raises(UsageError, match=f"{kind} is only read"):
-        quantize(np.ones((2, 256), np.float32), kind)
-    with pytest.raises(UsageError, match=f"{kind} is only read, as plain numbers"):
+@pytest.mark.parametrize("kind", WITHOUT_PRODUCTS)
+def test_ggmls_products_are_refused(kind):
+    assert type_of_number(WITHOUT_PRODUCTS[kind]) is BLOCK_TYPES[kind]
+    with pytest.raises(UsageError, match=f"{kind} is multiplied as plain numbers only"):
         GgmlLinear(any_blocks(kind, (1, 256)))
-    assert kind.lower() not in VARIANTS
+    needs = kind in ("IQ1_S", "IQ2_XXS", "IQ2_XS")
+    assert (kind.lower() not in VARIANTS) == needs
 
 
 @pytest.fixture(params=DIVIDING)
@@ -80,7 +80,7 @@ def test_a_file_is_inspected_and_runs_as_plain_numbers(file):
     assert row.values.high == tensor.dequantize().max()
     tokens = RECORDED["tokens"][None].astype(np.int64)
     assert load_gguf(path, products="plain").logits(tokens).shape == (1, 16, 48)
-    with pytest.raises(UsageError, match=f"{kind} is only read, as plain numbers"):
+    with pytest.raises(UsageError, match=f"{kind} is multiplied as plain numbers only"):
         load_gguf(path)
 
 

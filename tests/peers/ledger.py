@@ -40,7 +40,7 @@ BNB, LBNB, ELEM, SCHEME = (
 RTN, TORCH, CT, CTF = "methods/test_rtn_peers", "methods/test_peer_torch", "layout/test_compressed_tensors", "layout/test_compressed_floats"
 GPTQ, TERNARY, HQQ, OFFSET = "methods/test_gptq_peers", "methods/test_gptq_ternary", "methods/test_hqq", "methods/test_offset"
 LGPTQ, SCALES, STACKED, GGUF = "layout/test_gptq", "layout/test_peer_scales", "layout/test_stacked_rows", "layout/test_gguf_blocks"
-NONFINITE = "layout/test_gguf_nonfinite"
+NONFINITE, SEARCHES = "layout/test_gguf_nonfinite", "layout/test_gguf_searches"
 
 LEDGER: tuple[Row, ...] = (
     Row("formats/gfloat_round", "input", CAST, "input"),
@@ -114,10 +114,14 @@ LEDGER: tuple[Row, ...] = (
     Row("layout/gguf", r"gguf\.(Q4_0|Q5_0|MXFP4)\.sub_q", f"{GGUF}::test_rows_whose_reciprocal_overflows_are_zeros", "but"),
     Row("layout/gguf", r"gguf\..*\.sub_q", f"{GGUF}::test_subnormal_rows_where_a_reference_defines_them", "same"),
     Row("layout/gguf", r".*deq", f"{GGUF}::test_numbers_are_the_peers_to_the_byte", "same"),
-    Row("layout/gguf", r".*\.(rand|imat)_q", f"{GGUF}::test_packing_the_fields_gives_the_bytes_back", "same"),
-    Row("layout/gguf", r"ggml\.(IQ|NV).*q", f"{GGUF}::test_packing_the_fields_gives_the_bytes_back", "same"),
+    Row("layout/gguf", r".*\.rand_q", f"{GGUF}::test_packing_the_fields_gives_the_bytes_back", "same"),
+    Row("layout/gguf", r"ggml\..*\.imat_q", f"{SEARCHES}::test_ggml_weighs_to_the_same_bytes", "same"),
+    Row("layout/gguf", r"ggml\.(IQ|NV).*\.sub_q", f"{SEARCHES}::test_subnormal_rows_of_the_searches", "same"),
+    Row("layout/gguf", r"ggml\.(IQ|NV).*\.q", f"{SEARCHES}::test_ggml_searches_to_the_same_bytes", "same"),
     Row("layout/gguf", r"gguf\..*\.q", f"{GGUF}::test_gguf_quantizes_to_the_same_bytes", "same"),
     Row("layout/gguf", r"ggml\..*\.q", f"{GGUF}::test_ggml_quantizes_to_the_same_bytes", "but"),
+    Row("layout/ggml_searches", "imatrix|input|importance|sparse", SEARCHES, "input"),
+    Row("layout/ggml_searches", r".*q", f"{SEARCHES}::test_rows_of_two_blocks_and_of_every_kind", "same"),
     Row("layout/gguf_nonfinite", "input", NONFINITE, "input"),
     Row("layout/gguf_nonfinite", r".*\.deq", f"{NONFINITE}::test_what_gguf_wrote_is_read_as_by_gguf", "same"),
     Row("layout/gguf_nonfinite", r".*\.q", f"{NONFINITE}::test_blocks_of_numbers_that_fit_have_ggufs_bytes", "but"),

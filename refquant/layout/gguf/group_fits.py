@@ -10,6 +10,8 @@ With ``w`` the weight of an element and ``l`` its code, the scale that a choice 
     with W = sum w and D = W sum w l^2 - (sum w l)^2                                   with one
 
 and the searches try codes of a few nearby scales, or move one code at a time, and keep what has least error.
+
+Sums are ggml's also to the last bit: its compiler neither adds in another order nor fuses a product with a sum, as the bytes show.
 """
 
 from __future__ import annotations
@@ -45,7 +47,19 @@ def extreme(x: Array) -> Array:
     return np.asarray(np.take_along_axis(x, np.argmax(np.abs(x), axis=0)[None], axis=0)[0])
 
 
-def fit_with_minimum(x: Array, w: Array, highest: int, start: float, steps: int, absolute: bool) -> tuple[Array, Array, Array]:
+def in_groups(x: Array, size: int) -> Array:
+    """Rows ``[n, elements]`` as ``[size, groups]``, the groups of a row side by side."""
+    return np.ascontiguousarray(x.reshape(-1, size).T)
+
+
+def in_rows(groups: Array, elements: int) -> Array:
+    """The inverse of :func:`in_groups`."""
+    return groups.T.reshape(-1, elements)
+
+
+def fit_with_minimum(
+    x: Array, w: Array, highest: int, start: float, steps: int, absolute: bool = False, step: float = 0.1
+) -> tuple[Array, Array, Array]:
     """Codes ``0 .. highest`` for ``x = scale * code - minimum``, minima not negative.
 
     Parameters
@@ -54,16 +68,18 @@ def fit_with_minimum(x: Array, w: Array, highest: int, start: float, steps: int,
         Numbers and weights.
     highest : int
     start : float
-        Scales that are tried have ``highest + start + i / 10`` steps in the range, ``i = 0 .. steps``.
+        Scales that are tried have ``highest + start + i * step`` steps in the range, ``i = 0 .. steps``.
     steps : int
     absolute : bool
         The error is the sum of absolute differences instead of squared ones.
+    step : float
 
     Returns
     -------
     codes, scale, minimum : ndarray
     """
-    low, high = np.minimum(x.min(axis=0), np.float32(0)), x.max(axis=0)
+    smallest, high = np.take_along_axis(x, np.argmin(x, axis=0)[None], axis=0)[0], x.max(axis=0)
+    low = np.where(smallest > 0, np.float32(0), smallest)  # of zeros the first, whose sign Q4_1 stores
     flat = high == low
     with np.errstate(all="ignore"):
         per_step = np.float32(highest) / (high - low)
@@ -72,7 +88,7 @@ def fit_with_minimum(x: Array, w: Array, highest: int, start: float, steps: int,
         best = _error(x, w, scale, low, codes, absolute)
         weight, weighted = in_order(w, low), in_order(w * x, low)
         for i in range(steps + 1):
-            tried = np.float32(start) + np.float32(0.1) * np.float32(i) + np.float32(highest)
+            tried = np.float32(start) + np.float32(step) * np.float32(i) + np.float32(highest)
             found = np.clip(nearest(tried / (high - low) * (x - low)), 0, highest)
             level = found.astype(np.float32)
             wl = w * level
@@ -92,23 +108,28 @@ def _error(x: Array, w: Array, scale: Array, low: Array, codes: Array, absolute:
     return in_order(w * (np.abs(off) if absolute else off * off), scale)
 
 
-def fit_by_scales(x: Array, half: int) -> tuple[Array, Array]:
-    """Codes ``-half .. half - 1`` for ``x = scale * code``: the best of nineteen scales, weights ``x^2`` (Q6_K).
+def fit_by_scales(x: Array, w: Array, half: int) -> tuple[Array, Array]:
+    """Codes ``-half .. half - 1`` for ``x = scale * code``: the best of nineteen scales.
+
+    Parameters
+    ----------
+    x, w : float32 ndarray ``[elements, groups]``
+    half : int
 
     Returns
     -------
     codes ``[elements, groups]``, scale ``[groups]``
     """
     top = extreme(x)
-    squared = x * x
     codes, scale, best = np.full(x.shape, -half), np.zeros_like(top), np.zeros_like(top)
     zeros = np.abs(top) < TINY
     with np.errstate(all="ignore"):
+        wx = w * x
         for i in (0, *range(-9, 0), *range(1, 10)):
             tried = -(np.float32(half) + np.float32(0.1) * np.float32(i)) / top
             found = np.clip(nearest(tried * x), -half, half - 1)
             level = found.astype(np.float32)
-            lx, ll = in_order(squared * x * level, top), in_order(squared * level * level, top)
+            lx, ll = in_order(wx * level, top), in_order(w * level * level, top)
             better = ~zeros if i == 0 else (ll > 0) & (lx * lx > best * ll) & ~zeros
             s = np.where(ll != 0, lx / ll, np.float32(0))
             codes, scale, best = np.where(better, found, codes), np.where(better, s, scale), np.where(better, s * lx, best)
@@ -143,3 +164,58 @@ def fit_by_moves(x: Array, half: int) -> tuple[Array, Array]:
                 break
         scale = np.where((ll > 0) & ~zeros, lx / ll, np.float32(0))
     return np.where(zeros, -half, level.astype(np.int64)), scale
+
+
+def fit_from_zero(x: Array, w: Array, highest: int) -> tuple[Array, Array]:
+    """Codes ``0 .. highest`` for ``x = scale * code`` of numbers that are not negative: nine scales, then one code moved at a time.
+
+    ggml keeps codes in a byte, so that one of a negative number, which some callers have, wraps round.
+
+    Parameters
+    ----------
+    x, w : float32 ndarray ``[elements, groups]``
+    highest : int
+
+    Returns
+    -------
+    codes ``[elements, groups]``, uint8; scale ``[groups]``
+    """
+    top = np.maximum(x.max(axis=0), np.float32(0))
+    zeros = top < TINY
+    with np.errstate(all="ignore"):
+        per_step = np.float32(highest) / top
+        best = _squares(x, w, np.float32(1) / per_step, nearest(per_step * x) & 255)
+        for i in (*range(-4, 0), *range(1, 5)):
+            tried = (np.float32(0.1) * np.float32(i) + np.float32(highest)) / top
+            error = _squares(x, w, np.float32(1) / tried, np.minimum(nearest(tried * x), highest))
+            per_step, best = np.where(error < best, tried, per_step), np.where(error < best, error, best)
+        found = np.minimum(nearest(per_step * x), highest)
+        level = found.astype(np.float32)
+        lx, ll = in_order(w * x * level, top), in_order(w * level * level, top)
+        level = (found & 255).astype(np.float32)
+        lx, ll = _moved_from_zero(x, w, level, lx, ll, highest)
+        scale = np.where((ll > 0) & ~zeros, lx / ll, np.float32(0))
+    return np.where(zeros, 0, level).astype(np.uint8), scale
+
+
+def _moved_from_zero(x: Array, w: Array, level: Array, lx: Array, ll: Array, highest: int) -> tuple[Array, Array]:
+    """Move codes, which are float32 and written in place, while that lessens the error; the two sums afterwards."""
+    for _ in range(5):
+        moved = False
+        for element, weight, old in zip(x, w, level, strict=True):
+            lx_rest, ll_rest = lx - weight * element * old, ll - weight * old * old
+            new = np.minimum(nearest(element * ll_rest / lx_rest), highest)
+            number = new.astype(np.float32)
+            lx_new, ll_new = lx_rest + weight * element * number, ll_rest + weight * number * number
+            better = (lx_rest > 0) & (ll_rest > 0) & (number != old) & (lx_new * lx_new * ll > lx * lx * ll_new)
+            moved = moved or bool(better.any())
+            lx, ll = np.where(better, lx_new, lx), np.where(better, ll_new, ll)
+            old[better] = (new & 255)[better]
+        if not moved:
+            break
+    return lx, ll
+
+
+def _squares(x: Array, w: Array, scale: Array, codes: Array) -> Array:
+    off = x - scale * codes.astype(np.float32)
+    return in_order(w * off * off, scale)

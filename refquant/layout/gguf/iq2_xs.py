@@ -5,7 +5,7 @@
     bytes 66-73  low and high half of byte j: scales 2 j and 2 j + 1
 
 The signs of eight elements have an even number of minuses. ``x = d * (2 scale + 1) / 8 * sign * point``; scales here are ``2 scale + 1``,
-codes are points with their signs. Read only.
+codes are points with their signs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import numpy as np
 
 from refquant.layout.gguf.codebooks import codebook, in_parts, signs_of, with_parity, with_signs
 from refquant.layout.gguf.fields import BlockType, Fields
+from refquant.layout.gguf.grid_fits import GridSearch, quantize_to_grid
+from refquant.layout.gguf.importance import Importance, block_weights
 from refquant.layout.gguf.planes import put_half, put_planes, side_by_side, take_half, take_planes
 from refquant.numerics.arrays import Array
 
 BOOK = "IQ2_XS"
+SEARCH = GridSearch(book=BOOK, distances=2, size=16, even=True, reach=9, step=0.1, again="strays", smallest=1e-15)
 
 
 def unpack(blocks: Array) -> Fields:
@@ -32,6 +35,11 @@ def pack(fields: Fields) -> Array:
     words = codebook(BOOK).find(np.abs(fields.codes)) | (signs_of(fields.codes) & 127).astype(np.int64) << 9
     scales = put_planes(np.asarray(fields.scales) >> 1, 4, 1)
     return side_by_side(put_half(np.asarray(fields.d)), words.astype("<u2").view(np.uint8), scales)
+
+
+def weigh_iq2_xs(x: Array, importance: Importance) -> Fields:
+    """Quantize ``[n, 256]`` with an importance; NumericalError if a scale overflows float16, or a sum of squares float32."""
+    return quantize_to_grid(x, block_weights(x, importance, 256), SEARCH)
 
 
 IQ2_XS = BlockType(name="IQ2_XS", number=17, size=256, nbytes=74, unpack=unpack, pack=pack, values=in_parts(8))

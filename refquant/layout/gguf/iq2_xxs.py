@@ -4,7 +4,7 @@
     bytes 2-65   for each 32 elements: four bytes, the places of points, and a uint32, four times seven sign bits and the scale
 
 The signs of eight elements have an even number of minuses. ``x = d * (2 scale + 1) / 8 * sign * point``; scales here are ``2 scale + 1``,
-codes are points with their signs. Read only.
+codes are points with their signs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import numpy as np
 
 from refquant.layout.gguf.codebooks import SEVENS, codebook, in_parts, signs_of, with_parity, with_signs
 from refquant.layout.gguf.fields import BlockType, Fields
+from refquant.layout.gguf.grid_fits import GridSearch, quantize_to_grid
+from refquant.layout.gguf.importance import Importance, block_weights
 from refquant.layout.gguf.planes import put_half, side_by_side, take_half
 from refquant.numerics.arrays import Array
 
 BOOK = "IQ2_XXS"
+SEARCH = GridSearch(book=BOOK, distances=2, size=32, even=True, reach=6, step=0.1, again="all", smallest=1e-15, fitted=True)
 
 
 def unpack(blocks: Array) -> Fields:
@@ -35,6 +38,11 @@ def pack(fields: Fields) -> Array:
     tails = np.bitwise_or.reduce(signs, axis=2) | np.asarray(fields.scales).astype(np.uint32) >> 1 << 28
     words = np.stack([places, tails], axis=2).astype("<u4").reshape(-1, 16)
     return side_by_side(put_half(np.asarray(fields.d)), words.view(np.uint8))
+
+
+def weigh_iq2_xxs(x: Array, importance: Importance) -> Fields:
+    """Quantize ``[n, 256]`` with an importance; NumericalError if a scale overflows float16, or a sum of squares float32."""
+    return quantize_to_grid(x, block_weights(x, importance, 256), SEARCH)
 
 
 IQ2_XXS = BlockType(name="IQ2_XXS", number=16, size=256, nbytes=66, unpack=unpack, pack=pack, values=in_parts(8))

@@ -36,7 +36,7 @@ class GgmlLinear:
     Raises
     ------
     UsageError
-        If the weight is no matrix, or of a type that is only read.
+        If the weight is no matrix, or of a type that ggml's products are not written for here.
 
     Examples
     --------
@@ -50,7 +50,7 @@ class GgmlLinear:
         if len(weight.shape) != 2:
             raise UsageError(f"the weight of a linear has shape {weight.shape}; allowed: [out, in]")
         if weight.kind.name not in FORM_FOR:
-            raise UsageError(f"ggml's products are there for {', '.join(FORM_FOR)}; {weight.kind.name} is only read, as plain numbers")
+            raise UsageError(f"ggml's products are there for {', '.join(FORM_FOR)}; {weight.kind.name} is multiplied as plain numbers only")
         self.kind, self.ties, self.arithmetic = weight.kind, ties, arithmetic
         self.form = FORM_FOR[weight.kind.name]
         apart = self.form == "Q8_1"  # minima have an operand of their own

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from refquant.errors import InputError, UsageError
 from refquant.layout.gguf.fields import BlockType, Fields
-from refquant.layout.gguf.types import find_block_type
+from refquant.layout.gguf.importance import Importance, checked_importance, mean_squares
+from refquant.layout.gguf.types import WEIGHTED, find_block_type
 from refquant.numerics.arrays import Array, read_only
 from refquant.numerics.casting import as_float64, as_working
 
@@ -102,21 +104,24 @@ class GgufTensor:
         return hashlib.sha256(head + self.blocks.tobytes()).hexdigest()
 
 
-def quantize(x: Array, kind: BlockType | str) -> GgufTensor:
-    """Quantize a tensor as the type's reference does: gguf's NumPy, and ggml's C for the K types.
+def quantize(x: Array, kind: BlockType | str, *, importance: Array | None = None) -> GgufTensor:
+    """Quantize a tensor as the type's reference does: gguf's NumPy, and ggml's C for the types that gguf only reads.
 
     Parameters
     ----------
     x : ndarray of float16, bfloat16, float32 or float64
         float64 is rounded to float32 first, which is what these types are defined on.
     kind : BlockType or str
+    importance : float ndarray ``[columns]``, optional
+        How much each column matters, not negative: the mean squares of a linear's input, which llama.cpp calls an importance matrix.
+        IQ1_S, IQ2_XXS and IQ2_XS need one.
 
     Raises
     ------
     UsageError
-        If the type is unknown, or has no reference for quantizing.
+        If the type is unknown, needs an importance or makes no use of one.
     InputError
-        If the tensor holds NaN or infinities, or its last axis does not divide into blocks.
+        If the tensor or the importance holds NaN or infinities, the importance negative numbers, or their sizes do not fit.
     NumericalError
         If a number or scale overflows the type's 16-bit floats.
 
@@ -124,22 +129,43 @@ def quantize(x: Array, kind: BlockType | str) -> GgufTensor:
     --------
     >>> quantize(np.linspace(-1, 1, 32, dtype=np.float32), "Q4_0").fields().codes[0, :4]
     array([-8, -7, -7, -6], dtype=int8)
+    >>> quantize(np.linspace(-1, 1, 32, dtype=np.float32), "Q4_0", importance=np.arange(32)).fields().codes[0, :4]
+    array([-7, -7, -6, -6], dtype=int8)
     """
     kind = find_block_type(kind) if isinstance(kind, str) else kind
-    if kind.quantize is None:
-        raise UsageError(f"{kind.name} is only read")
     working = as_working(x)
     with np.errstate(over="ignore", under="ignore"):
         numbers = np.ascontiguousarray(working, dtype=np.float32)
     if kind.size > 1 and (not numbers.ndim or numbers.shape[-1] % kind.size):
         raise InputError(f"{kind.name} has blocks of {kind.size} along the last axis; shape {numbers.shape} does not divide into them")
+    quantized = _quantizer(kind, importance, numbers.shape[-1] if numbers.ndim else 1)
     rows = numbers.reshape(-1, kind.size)
     blocks = np.empty((len(rows), kind.nbytes), np.uint8)
-    step = max(1, CHUNK // kind.size)
+    whole = 1 if importance is None else max(1, numbers.shape[-1] // kind.size)  # rows of the tensor stay whole
+    step = max(1, CHUNK // (kind.size * whole)) * whole
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         if not np.isfinite(part).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
             raise InputError(f"the tensor holds {float(working[where])!r} at {where}; numbers that float32 holds are needed")
-        blocks[start : start + step] = kind.pack(kind.quantize(part))
+        blocks[start : start + step] = kind.pack(quantized(part))
     return GgufTensor(kind=kind, blocks=blocks, shape=numbers.shape)
+
+
+def _quantizer(kind: BlockType, importance: Array | None, columns: int) -> Callable[[Array], Fields]:
+    """Blocks to fields, with the importance if there is one; blocks then come as whole rows of the tensor."""
+    if importance is None:
+        if kind.quantize is None:
+            raise UsageError(f"{kind.name} needs an importance, one number for each of the {columns} columns")
+        return kind.quantize
+    weighted = WEIGHTED.get(kind.name)
+    if weighted is None:
+        raise UsageError(f"{kind.name} makes no use of an importance; those that do are {', '.join(WEIGHTED)}")
+    of_columns = checked_importance(importance, columns).reshape(-1, kind.size)
+
+    def quantized(blocks: Array) -> Fields:
+        rows = blocks.reshape(-1, columns)
+        row_means = np.repeat(mean_squares(rows, columns), len(of_columns))
+        return weighted(blocks, Importance(elements=np.tile(of_columns, (len(rows), 1)), row_means=row_means))
+
+    return quantized
