@@ -11,11 +11,13 @@ import model
 from refquant.apply.exporting import export
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, quantize, read_gguf
 from refquant.layout.gguf.codebooks import codebook
+from refquant.layout.gguf.types import WEIGHTED
 from tests.crosscheck.llama import library
 from tests.layout.tensors import peer as recorded
 
 QUANTIZED = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4")
 K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+SEARCHED = ("IQ1_M", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "NVFP4")
 
 
 def nasty():
@@ -45,17 +47,71 @@ def test_gguf_quantizes_and_dequantizes_the_same(peer, record, kind):
     record(f"GGUF {kind}", "gguf", "quantizes, dequantizes", "equal", f"{len(x)} rows of 256")
 
 
-@pytest.mark.parametrize("kind", K_TYPES)
-def test_ggml_quantizes_the_same(peer, record, kind):
-    x = nasty()
-    kind = BLOCK_TYPES[kind]
-    theirs = np.zeros((len(x), kind.nbytes), np.uint8)
-    run = library(peer("llama_cpp"), "libggml-base.so").ggml_quantize_chunk
+def by_ggml(llama, kind, x, importance=None):
+    """What ggml's C makes of rows."""
+    theirs = np.zeros((len(x), x.shape[1] // kind.size * kind.nbytes), np.uint8)
+    run = library(llama, "libggml-base.so").ggml_quantize_chunk
     run.restype = ctypes.c_size_t
     run.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
-    run(kind.number, x.ctypes.data, theirs.ctypes.data, 0, len(x), 256, None)
-    assert quantize(x, kind).blocks.tobytes() == theirs.tobytes()
+    pointer = None if importance is None else importance.ctypes.data
+    run(kind.number, x.ctypes.data, theirs.ctypes.data, 0, len(x), x.shape[1], pointer)
+    return theirs
+
+
+def nastier(columns):
+    """Rows of many kinds, for searches: equal numbers, signs, groups of zeros, offsets, subnormal numbers, sizes within a row."""
+    rng = np.random.default_rng(1)
+    shape = (12, columns)
+    grouped = rng.standard_normal(shape)
+    grouped.reshape(12, -1, 32)[rng.random((12, columns // 32)) < 0.4] = 0
+    parts = [
+        rng.standard_normal(shape) * np.exp2(rng.integers(-50, 10, (12, 1))),
+        rng.standard_normal(shape) * np.exp2(rng.integers(-12, 4, shape)),
+        rng.standard_normal(shape) * np.exp2(rng.integers(-149, -60, (12, 1))),
+        rng.standard_normal(shape) * 1000 + rng.standard_normal((12, 1)) * 1e4,
+        rng.standard_t(2, shape),
+        rng.integers(-3, 4, shape) / 2,
+        rng.choice([-1, 1], shape) * rng.uniform(1, 2, (12, 1)),
+        np.abs(rng.standard_normal(shape)) * rng.choice([-1, 1], (12, 1)),
+        np.where(rng.random(shape) < 0.5, -0.0, 0.0),
+        grouped,
+    ]
+    return np.concatenate([part.astype(np.float32) for part in parts])
+
+
+def importances(columns):
+    """Vectors of many kinds: even, wide, with zeros, nearly all and nothing but zeros."""
+    rng = np.random.default_rng(2)
+    found = [
+        rng.random(columns),
+        np.ones(columns),
+        np.exp2(rng.integers(-10, 10, columns)),
+        rng.standard_normal(columns) ** 2 * (rng.random(columns) < 0.3),
+        rng.standard_normal(columns) ** 2 * (rng.random(columns) < 0.05),
+        np.zeros(columns),
+    ]
+    return [importance.astype(np.float32) for importance in found]
+
+
+@pytest.mark.parametrize("kind", [*K_TYPES, *SEARCHED])
+def test_ggml_quantizes_the_same(peer, record, kind):
+    kind, x = BLOCK_TYPES[kind], np.concatenate([nasty(), nastier(256)])
+    assert quantize(x, kind).blocks.tobytes() == by_ggml(peer("llama_cpp"), kind, x).tobytes()
     record(f"GGUF {kind.name}", "llama_cpp_python", "quantizes", "equal", f"ggml's C, {len(x)} rows of 256")
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_ggml_weighs_the_same(peer, record, kind):
+    kind, count = BLOCK_TYPES[kind], 0
+    for columns in (256, 320, 768):
+        if columns % kind.size:
+            continue
+        x = nastier(columns)
+        for importance in importances(columns):
+            found = quantize(x, kind, importance=importance).blocks
+            assert found.tobytes() == by_ggml(peer("llama_cpp"), kind, x, importance).tobytes()
+            count += len(x)
+    record(f"GGUF {kind.name}, importance", "llama_cpp_python", "quantizes", "equal", f"ggml's C, {count} rows of 256 to 768")
 
 
 @pytest.mark.parametrize("name", [name for name in BLOCK_TYPES if name not in ("F32", "F16")])

@@ -15,6 +15,7 @@ import pytest
 
 import model
 from refquant.apply.exporting import export
+from refquant.apply.gguf_export import VARIANTS
 from refquant.apply.gguf_llada import rotated_rows, tensor_names
 from refquant.apply.gguf_model import head_name, load_gguf
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor
@@ -98,7 +99,7 @@ def test_f32(run, record):
     record("GGUF F32, model", "llama_cpp_python", "runs ours", f"{max(errors):.1e}", note)
 
 
-@pytest.mark.parametrize("variant", [name for name, kind in BLOCK_TYPES.items() if name != "F32" and kind.quantize is not None])
+@pytest.mark.parametrize("variant", [name for name in FORM_FOR if name != "F32"])
 def test_rounded_activations(run, record, variant):
     llama, path = run(variant.lower())
     made, plain = load_gguf(path), load_gguf(path, products="plain")
@@ -122,6 +123,22 @@ def test_rounded_activations(run, record, variant):
     note = f"with its decisions at {moved} ties of {decisions:.1e}, 20 sequences of 2, 6, 48; without them {(alone < limit).sum()} as near"
     note += f", the rest up to {alone.max():.0e}; without rounding activations {np.median(without):.0e}"
     record(f"GGUF {variant}, model", "llama_cpp_python", "runs ours", f"{agreed.max():.1e}", note)
+
+
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"as-is"} - {name.lower() for name in FORM_FOR}))
+def test_types_that_run_as_plain_numbers(run, record, variant):
+    """Its activations are rounded and ours are not."""
+    llama, path = run(variant)
+    plain = load_gguf(path, products="plain")
+    found = [off(plain.logits(tokens[None])[0], llama.logits(tokens)) for tokens in sequences(12, 6)]
+    assert np.median(found) < 0.02
+    record(
+        f"GGUF {variant.upper()}, model",
+        "llama_cpp_python",
+        "runs ours",
+        f"{np.median(found):.0e}",
+        "the median; activations not rounded as there",
+    )
 
 
 def test_every_matrix_is_multiplied_as_by_ggml(run):
