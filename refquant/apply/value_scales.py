@@ -11,6 +11,7 @@ from refquant.apply.block_part import each_batch
 from refquant.apply.block_view import BlockView
 from refquant.apply.quantized import attention_product
 from refquant.apply.workforce import HERE, Workforce
+from refquant.errors import InputError
 from refquant.methods.activation.static import Extremes
 from refquant.methods.diffusion.ia_aq import AttentionSample, IaAqCandidates, IaAqChoice, check_sample
 from refquant.numerics.arrays import Float64Array
@@ -45,7 +46,10 @@ def _batch_extremes(view: BlockView) -> Extremes:
     """Extremes ``[kv_heads, head_dim]`` of V over a batch."""
     name = f"blocks.{view.index}.v"
     (seen,) = view.seen([name])
-    return reduce(Extremes.merge, (Extremes.of(values, axis=1) for values in seen[name]))
+    found = reduce(Extremes.merge, (Extremes.of(values, axis=1) for values in seen[name]))
+    if not (np.isfinite(found.lo).all() and np.isfinite(found.hi).all()):
+        raise InputError(f"block {view.index}: the values hold NaN or an infinity; finite numbers are needed")
+    return found
 
 
 def _batch_losses(view: BlockView, candidates: IaAqCandidates) -> list[Float64Array]:

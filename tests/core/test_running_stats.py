@@ -1,5 +1,7 @@
 """Statistics of a stream against those of everything at once, in both lanes and both working dtypes."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,6 +65,40 @@ def test_float32_keeps_its_bound(monkeypatch, run):
     assert (off <= min(run, 3000) * 2.0**-24 * sizes + 1e-12 * sizes).all()
     assert off.max() > 0  # float32 it was
     np.testing.assert_allclose(streamed(x, [700, 1900]).stats().hessian, exact, rtol=0, atol=1e-12 * sizes.max())
+
+
+@pytest.mark.parametrize("arithmetic", [FAST, ORDERED])
+@pytest.mark.parametrize("cuts", [[], [1], [0, 9, 9, 17]])
+def test_statistics_that_are_taken_are_those_that_are_merged(arithmetic, cuts):
+    """[GPTQ-1] Sums of two Hessians, in order: the bytes of :meth:`Stats.merge`, in the fast lane, too."""
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(30, 5)), rng.random(30)
+    parts = [Stats.of(x[a:b], weights[a:b], arithmetic) for a, b in zip([0, *cuts], [*cuts, 30], strict=True)]
+    running = RunningStats(5, arithmetic=arithmetic)
+    for part in parts:
+        running.take(part)
+    found, merged = running.stats(), reduce(Stats.merge, parts)
+    assert (found.tokens, found.hessian.tobytes(), found.absmax.tobytes()) == (30, merged.hessian.tobytes(), merged.absmax.tobytes())
+    kept = found.hessian.copy()
+    running.take(parts[0])
+    running.add(x[:3])
+    assert (found.hessian == kept).all()
+    assert running.stats().tokens == 33 + parts[0].tokens
+
+
+def test_statistics_that_cannot_be_taken():
+    other = {arithmetic: Stats.of(np.ones((2, 3)), arithmetic=arithmetic) for arithmetic in (FAST, ORDERED)}
+    for mine, theirs in ((FAST, ORDERED), (ORDERED, FAST)):
+        with pytest.raises(InputError, match="cannot merge statistics of the ordered arithmetic with those of another"):
+            RunningStats(3, arithmetic=mine).take(other[theirs])
+    with pytest.raises(InputError, match="cannot merge statistics of 4 and 3 features"):
+        RunningStats(4).take(other[FAST])
+    running = RunningStats(1)
+    huge = Stats.of(np.full((1, 1), 1.2e154))
+    running.take(huge)
+    running.take(huge)
+    with pytest.raises(NumericalError, match="overflows float64"):
+        running.stats()
 
 
 def test_more_can_be_added_after_a_look():
