@@ -92,6 +92,8 @@ ACTIVATION: dict[str, Callable[[Array, Arithmetic], Array]] = {
 def gated(activation: str, gate: Array, up: Array | None, arithmetic: Arithmetic) -> Array:
     """Activation of the gate [..., m], times `up` if there is one: what the MLP's down projection gets, [..., m], or m / 2 with swiglu.
 
+    It is written over the gate where it is as wide: fresh memory would cost more than the arithmetic.
+
     Examples
     --------
     >>> import numpy as np
@@ -106,7 +108,8 @@ def gated(activation: str, gate: Array, up: Array | None, arithmetic: Arithmetic
             hidden *= up[0]
         return hidden
 
-    return in_runs(rows, gate, *(() if up is None else (up,)))
+    in_place = activation != "swiglu" and gate.flags.c_contiguous and gate.flags.writeable
+    return in_runs(rows, gate, *(() if up is None else (up,)), out=gate if in_place else None)
 
 
 def rope_tables(length: int, head_dim: int, theta: float, dtype: np.dtype[np.floating], arithmetic: Arithmetic) -> tuple[Array, Array]:

@@ -167,9 +167,10 @@ class Transformer:
         """One block: [B, T, d] in and out. `x` is not written to."""
         show(observer, f"blocks.{index}.input", x)
         part = self._part(index)
-        x = x + self._attention(index, part, part.attn_norm(x, self.arithmetic), context, observer)
-        x += self._mlp(index, part.plan.mlp, part.ff_norm(x, self.arithmetic), observer)
-        return x
+        attended = self._attention(index, part, part.attn_norm(x, self.arithmetic), context, observer)
+        attended += x
+        attended += self._mlp(index, part.plan.mlp, part.ff_norm(attended, self.arithmetic), observer)
+        return attended
 
     def head(self, x: Array, observer: Observer | None = None) -> Array:
         """Final norm and output projection: residual stream [B, T, d] to logits [B, T, embedding rows]."""

@@ -73,7 +73,7 @@ class Hadamard:
         """Size of one block."""
         return self.size // self.blocks
 
-    def apply(self, x: Array, axis: int = -1, *, inverse: bool = False, arithmetic: Arithmetic = FAST) -> Array:
+    def apply(self, x: Array, axis: int = -1, *, inverse: bool = False, out: Array | None = None, arithmetic: Arithmetic = FAST) -> Array:
         """Multiply every vector along an axis: ``H v``, or ``H^T v``.
 
         Parameters
@@ -83,17 +83,21 @@ class Hadamard:
         axis : int
         inverse : bool
             Multiply by the transpose.
+        out : C-contiguous ndarray of the shape and dtype of `x`, optional
+            Where the result goes; may be `x`. Only along the last axis.
         arithmetic : Arithmetic
 
         Returns
         -------
         ndarray
-            The shape and dtype of `x`, C-contiguous.
+            The shape and dtype of `x`, C-contiguous; `out` if it is given.
 
         Raises
         ------
         InputError
             If the length or the dtype is another.
+        UsageError
+            If `out` is another, or the axis not the last one.
 
         Examples
         --------
@@ -108,11 +112,16 @@ class Hadamard:
         rows = moved.reshape(-1, self.block)  # [vectors, block]
         base = None if len(self.base) == 1 else (self.base.T if inverse else self.base).astype(x.dtype)
         root = np.sqrt(np.asarray(self.block, dtype=np.float32 if self.normalization == "float32" else x.dtype)).astype(x.dtype)
-        out = np.empty(rows.shape, dtype=x.dtype)
+        if out is not None and (axis not in (-1, x.ndim - 1) or out.shape != x.shape or out.dtype != x.dtype or not out.flags.c_contiguous):
+            raise UsageError(
+                f"axis {axis} of {x.dtype} {x.shape} does not go into {out.dtype} {out.shape} with strides {out.strides}; "
+                "allowed: the last axis, into a C-contiguous array of that dtype and shape"
+            )
+        found = np.empty(rows.shape, dtype=x.dtype) if out is None else out.reshape(rows.shape)
         step = max(1, _CHUNK // self.block)
         for start in range(0, len(rows), step):
-            np.divide(_transform(rows[start : start + step], base, arithmetic), root, out=out[start : start + step])
-        return np.ascontiguousarray(np.moveaxis(out.reshape(moved.shape), -1, axis))
+            np.divide(_transform(rows[start : start + step], base, arithmetic), root, out=found[start : start + step])
+        return out if out is not None else np.ascontiguousarray(np.moveaxis(found.reshape(moved.shape), -1, axis))
 
     def signs(self) -> NDArray[np.int8]:
         """The dense matrix before normalization, int8 ``[size, size]``: ones, minus ones, and zeros between the blocks."""

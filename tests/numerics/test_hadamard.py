@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from refquant.errors import InputError, UsageError
-from refquant.numerics.arithmetic import FAST
+from refquant.numerics.arithmetic import FAST, Arithmetic
 from refquant.numerics.galois import prime_power, quadratic_character
 from refquant.numerics.hadamard import QUAROT_ORDERS, Hadamard, hadamard, random_signs
 from refquant.numerics.hadamard_bases import base_matrix, doubled, has_base, paley_one, paley_two, sylvester
@@ -169,6 +169,25 @@ def test_many_vectors_at_once_are_each_what_one_is() -> None:
         together = plan.apply(x, arithmetic=arithmetic)[[0, 255, 256, 511, 512]]
         np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance)
         assert np.array_equal(x, before)
+
+
+@pytest.mark.parametrize("arithmetic", [FAST, ORDERED], ids=repr)
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_into_an_array_that_is_there(arithmetic: Arithmetic, blocks: int) -> None:
+    x = np.random.default_rng(1).standard_normal((7, 3, 48))
+    plan = hadamard(48, blocks=blocks)
+    expected, out = plan.apply(x, arithmetic=arithmetic), np.full(x.shape, np.nan)
+    assert plan.apply(x, out=out, arithmetic=arithmetic) is out
+    assert out.tobytes() == expected.tobytes()
+    assert plan.apply(x, out=x, arithmetic=arithmetic).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("axis", "out"), [(0, np.zeros((4, 4))), (-1, np.zeros((4, 2))), (1, np.zeros((4, 4), np.float32)), (1, np.zeros((4, 4)).T[:, ::-1])]
+)
+def test_an_array_that_does_not_fit_is_refused(axis: int, out: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="allowed: the last axis, into a C-contiguous array"):
+        hadamard(4).apply(np.ones((4, 4)), axis, out=out)
 
 
 def test_blocks() -> None:
