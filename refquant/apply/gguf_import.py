@@ -138,11 +138,16 @@ def _scales(kind: str, fields: Fields) -> Array | None:
         return np.ldexp(1.0, np.asarray(fields.d).astype(np.int64) - 127)
     if fields.d is None or fields.scales is None or why_not_coded(kind) is not None:
         return fields.d
-    return as_float64(fields.d)[:, None] * fields.scales
+    return _times(fields.d, fields.scales)
 
 
 def _minima(fields: Fields) -> Array | None:
     """What is taken off: of super-blocks the product of both numbers, otherwise the number that is added, with its sign turned."""
     if fields.m is None:
         return None
-    return -as_float64(fields.m) if fields.mins is None else as_float64(fields.m)[:, None] * fields.mins
+    return -as_float64(fields.m) if fields.mins is None else _times(fields.m, fields.mins)
+
+
+def _times(numbers: Array, codes: Array) -> Array:
+    with np.errstate(invalid="ignore"):  # an infinite number over a code of 0: it is counted among those that are not finite
+        return as_float64(numbers)[:, None] * codes

@@ -14,7 +14,7 @@ from refquant.core import Origin, QTensor, QuantSpec
 from refquant.core.affine_tensor import AffineSpec, AffineTensor, affine_parts, is_affine
 from refquant.core.binary_tensor import BINARY_PARTS, BinarySpec, BinaryTensor, is_binary
 from refquant.core.qtensor import Quantized
-from refquant.errors import InputError
+from refquant.errors import InputError, UsageError
 from refquant.methods.activation.tac import AffineCorrection
 from refquant.numerics.arrays import Array
 from refquant.storage import Checkpoint
@@ -83,7 +83,7 @@ def read_weight(stored: Checkpoint, name: str, entry: WeightEntry, where: Path) 
     try:
         origin = Origin(method=entry.method, version=entry.version, parameters=entry.parameters)
         weight = _from_parts(parts, entry.spec, origin)
-    except InputError as error:
+    except (InputError, UsageError) as error:  # a spec that asks for what there is not is damage as well
         raise InputError(f"{stored.directory}: {name} is damaged: {error}") from error
     check_digests(str(stored.directory), {name: weight.digest()}, {name: entry.digest})
     return weight

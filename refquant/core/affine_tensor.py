@@ -70,9 +70,9 @@ class AffineSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.format, IntFormat):
             raise UsageError(f"blocks with minima have integer codes, not {self.format!r}")
-        for stored in (self.scales, self.minima):
-            if isinstance(stored, str) and float_dtype(stored) == np.float64:
-                raise UsageError("scales and minima are float16, bfloat16 or float32, or have a nested spec; not float64")
+        for stored in (self.scales, self.minima if self.minima is not None else "float32"):
+            if not isinstance(stored, ScaleSpec) and (not isinstance(stored, str) or float_dtype(stored) == np.float64):
+                raise UsageError(f"scales and minima are float16, bfloat16 or float32, or have a nested spec; not {stored!r}")
 
     def with_tiling(self, ndim: int) -> AffineSpec:
         """The same blocks along the last axis of an array of `ndim` axes, nested ones included."""

@@ -177,7 +177,11 @@ def test_specs():
     with pytest.raises(InputError, match="no GGUF type"):
         from_affine(AffineTensor(codes=np.zeros((1, 8), np.uint8), scale=np.ones((1, 1), np.float32), spec=AffineSpec(
             format=other.format, tiling=other.tiling, scales="float32")))  # fmt: skip
-    with pytest.raises(UsageError, match="not float64"):
+    with pytest.raises(InputError, match="have a nested spec; not -1"):
+        AffineSpec.from_json(AFFINE_FORMATS["q4_1"].to_json().replace('"scales":"float16"', '"scales":-1'))
+    with pytest.raises(InputError, match="have a nested spec; not None"):
+        AffineSpec.from_json(AFFINE_FORMATS["q4_1"].to_json().replace('"scales":"float16"', '"scales":null'))
+    with pytest.raises(UsageError, match="not 'float64'"):
         AffineSpec(format=other.format, tiling=other.tiling, scales="float64")
     with pytest.raises(UsageError, match="integer codes"):
         AffineSpec(format="int4", tiling=other.tiling, scales="float16")
