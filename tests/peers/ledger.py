@@ -109,6 +109,7 @@ LEDGER: tuple[Row, ...] = (
     Row("layout/compressed_tensors", r"fp8\..*|.*\.packed", f"{CTF}::test_their_arrays", "same"),
     Row("layout/compressed_tensors", r"(mxfp[46]|nvfp4)\..*", f"{BLOCK}::test_fp4_blocks_are_those_of_compressed_tensors", "same"),
     Row("layout/ggml_products", ".*", "layout/test_gguf_products", "near"),
+    Row("layout/ggml_products_of_tables", ".*", "layout/test_gguf_products::test_products_are_ggmls", "near"),
     Row("layout/gguf", "input|input_subnormal", GGUF, "input"),
     Row("layout/gguf", r"ggml\.Q\d_K\.sub_q", f"{GGUF}::test_subnormal_rows_of_the_k_types", "same"),
     Row("layout/gguf", r"gguf\.(Q4_0|Q5_0|MXFP4)\.sub_q", f"{GGUF}::test_rows_whose_reciprocal_overflows_are_zeros", "but"),

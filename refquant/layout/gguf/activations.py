@@ -35,13 +35,14 @@ from refquant.numerics.arrays import Array
 Ties = Literal["even", "away"]
 Form = Literal["F32", "F16", "BF16", "Q8_0", "Q8_1", "Q8_K"]
 
+_BOOKS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")
 _PARTNERS: dict[Form, tuple[str, ...]] = {
     "F32": ("F32",),
     "F16": ("F16",),
     "BF16": ("BF16",),
-    "Q8_0": ("Q8_0", "Q4_0", "Q5_0", "MXFP4"),
+    "Q8_0": ("Q8_0", "Q4_0", "Q5_0", "MXFP4", "NVFP4", "IQ4_NL"),
     "Q8_1": ("Q4_1", "Q5_1"),
-    "Q8_K": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0"),
+    "Q8_K": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", *_BOOKS),
 }
 FORM_FOR: Mapping[str, Form] = MappingProxyType({kind: form for form, kinds in _PARTNERS.items() for kind in kinds})
 """The form of activations that goes with each type of matrix."""

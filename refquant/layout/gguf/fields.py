@@ -64,7 +64,7 @@ class BlockType:
     values : callable
         Writes the numbers of fields into a float32 array ``[n, size]``.
     quantize : callable, optional
-        float32 ``[n, size]``, finite, to fields, bit for bit as the reference does; None of types that are only read.
+        float32 ``[n, size]``, finite, to fields, bit for bit as the reference does; None of types that need an importance.
     """
 
     name: str

@@ -93,7 +93,7 @@ def checked_weights(x: Array, w: Array) -> Array:
     Raises
     ------
     NumericalError
-        If sums of weighted squares, of numbers or of codes, may exceed float32. ggml gives up there, or writes zeros.
+        If sums of weighted squares, of numbers or of codes, may exceed float32. ggml aborts there, or writes zeros and NaN.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         largest = np.abs(x).max(axis=1)

@@ -17,6 +17,7 @@ import numpy as np
 
 from refquant.errors import UsageError
 from refquant.layout.gguf.activations import FORM_FOR, Seen, Ties, seen_as
+from refquant.layout.gguf.fields import scaled_values
 from refquant.layout.gguf.tensor import GgufTensor
 from refquant.numerics import FAST, Arithmetic
 from refquant.numerics.arrays import Array, Float64Array
@@ -36,7 +37,7 @@ class GgmlLinear:
     Raises
     ------
     UsageError
-        If the weight is no matrix, or of a type that ggml's products are not written for here.
+        If the weight is no matrix.
 
     Examples
     --------
@@ -49,8 +50,6 @@ class GgmlLinear:
     def __init__(self, weight: GgufTensor, ties: Ties = "even", arithmetic: Arithmetic = FAST) -> None:
         if len(weight.shape) != 2:
             raise UsageError(f"the weight of a linear has shape {weight.shape}; allowed: [out, in]")
-        if weight.kind.name not in FORM_FOR:
-            raise UsageError(f"ggml's products are there for {', '.join(FORM_FOR)}; {weight.kind.name} is multiplied as plain numbers only")
         self.kind, self.ties, self.arithmetic = weight.kind, ties, arithmetic
         self.form = FORM_FOR[weight.kind.name]
         apart = self.form == "Q8_1"  # minima have an operand of their own
@@ -95,8 +94,9 @@ def exact_numbers(weight: GgufTensor, *, with_minima: bool = True) -> Float64Arr
     (1000.0001952648163, 1000.0001831054688)
     """
     fields = weight.fields()
-    if fields.d is None or weight.kind.name == "MXFP4":
-        return weight.dequantize(np.dtype(np.float64))  # exact in float32 as they are
+    if fields.d is None or weight.kind.values is not scaled_values:
+        # Exact in float32 as they are: codes of MXFP4, NVFP4 and of points have 8 bits at most, scales 5, d 11.
+        return weight.dequantize(np.dtype(np.float64))
     groups = 1 if fields.scales is None else fields.scales.shape[1]
     scale = fields.d.astype(np.float64)[:, None]
     if fields.scales is not None:
