@@ -32,6 +32,8 @@ def format_from_tree(tree: Any) -> Format:
         if tree not in FORMATS:
             raise InputError(f"the catalogue holds no format {tree!r}")
         return FORMATS[tree]
+    if not isinstance(tree, dict):
+        raise InputError(f"a format is a name or an object of its fields, not a {type(tree).__name__}")
     kind = tree.get("kind", "integer")
     fields = {name: value for name, value in tree.items() if name != "kind"}
     if kind == "integer":
@@ -51,7 +53,9 @@ def scales_tree(scales: ScaleSpec) -> dict[str, Any]:
     return tree
 
 
-def scales_from_tree(tree: dict[str, Any]) -> ScaleSpec:
-    """Read what :func:`scales_tree` wrote."""
+def scales_from_tree(tree: Any) -> ScaleSpec:
+    """Read what :func:`scales_tree` wrote; InputError, or the spec's own errors, if it is not that."""
+    if not isinstance(tree, dict):
+        raise InputError(f"a nested spec of scales is an object of its fields, not a {type(tree).__name__}")
     tiling = tree["tiling"]
     return ScaleSpec(**tree | {"format": format_from_tree(tree["format"]), "tiling": None if tiling is None else Tiling(tuple(tiling))})
