@@ -55,3 +55,9 @@ def test_a_streamed_run_gives_the_same_folder(run, checkpoint):
 def test_the_plan_tells_the_memory(run, checkpoint):
     assert "estimated peak of memory while quantizing" in run("quantize", checkpoint, *WORDS, "--dry-run").out
     assert run("quantize", checkpoint, *WORDS, "--dry-run", "--format", "json").json["peak_memory_bytes"] > 10_000_000
+
+
+def test_the_plan_counts_the_workers(run, checkpoint):
+    alone, three = (run("quantize", checkpoint, *WORDS, "--dry-run", "--format", "json", "--workers", n).json for n in ("1", "3"))
+    assert three["peak_memory_bytes"] > 2.5 * alone["peak_memory_bytes"]
+    assert "all processes on this machine together" in run("quantize", checkpoint, *WORDS, "--dry-run", "--workers", "3").out
