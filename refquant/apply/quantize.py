@@ -169,7 +169,7 @@ class _Run:
         if not self.hidden:  # nothing is measured between the groups: all linears are independent
             groups = [tuple(name for group in groups for name in group)]
         names = limited(self.recipe, [name for group in groups for name in group], "float")
-        self.limits = find_limits(self._view(index, "float"), names)
+        self.limits = find_limits(self._view(index, "float"), names, workers=self.workers)
         operands = score_operands(self.recipe, self.original.score_operands[index])
         if operands is not None:
             self.current = self.current.replace(score_operands={index: operands})
@@ -224,7 +224,7 @@ class _Run:
             extremes = input_extremes(self._arriving(index), names[0], self.workers)
             self.input_grids |= {name: static_grid(extremes, self.recipe.activations.spec()) for name in names}
         late = limited(self.recipe, names, "quantized")
-        self.limits |= find_limits(self._arriving(index), late, shared=True)
+        self.limits |= find_limits(self._arriving(index), late, shared=True, workers=self.workers)
         weights = self._quantize_linears(index, names)
         linears = {}
         for name in names if self.hidden else ():  # without calibration nothing passes through them here

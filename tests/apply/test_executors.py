@@ -47,6 +47,7 @@ PLANS = {
         attention_output={"method": "tac"},
     ),
     "states of its own": recipe(
+        {"limits": "awq", "limit_steps": 4, "scheme": "asym_minmax"},
         tokens={"weighting": "certainty"},
         values={"method": "ia_aq", "bits": 4, "rows": "masked", "per": "feature"},
         calibration=IID | {"states": "tmas", "samples": 12, "min_distinct": 0.0, "temperature": 0.5},
