@@ -107,7 +107,9 @@ def _compressed_settings(block: Mapping[str, Any]) -> Settings:
     if strategy not in ("tensor", "channel", "group"):
         raise InputError(f"quantization_config: strategy is {strategy!r}; tensor, channel and group are read")
     block = weights if strategy == "group" else {**weights, "group_size": -1}
-    found = integer_spec(block, "num_bits", "sym_full" if symmetric else "asym_incl0", range(1 + symmetric, 9))
+    # Symmetric codes of 1 bit are -1 and 0: no number of theirs is positive, and only the scheme of a middle zero point has such codes.
+    scheme = "asym_incl0" if not symmetric else "sym_gptq" if weights.get("num_bits") == 1 else "sym_full"
+    found = integer_spec(block, "num_bits", scheme, range(1, 9))
     return Settings(variant=kind, spec=replace(found, tiling=Tiling.tensor()) if strategy == "tensor" else found)
 
 

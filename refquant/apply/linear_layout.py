@@ -118,6 +118,7 @@ def native_integers(bits: tuple[int, ...], multiple: bool) -> Callable[[QTensor 
         del variant
         symmetric = like is not None and like.spec.scheme.zero in ("none", "midpoint")
         width = like.spec.format.bits if like is not None and like.spec.format.bits in bits else (4 if 4 in bits else bits[0])
+        width = max(width, 1 + symmetric)  # symmetric codes of 1 bit have no positive number
         size = None if like is None else column_tiles(like.spec, shape)
         group = DEFAULT_GROUP if size is None else size
         if multiple and shape[1] % group:

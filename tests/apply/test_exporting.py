@@ -58,6 +58,24 @@ def test_there_and_back(tmp_path, layout, variant, skip):
     assert (tmp_path / "back" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.parametrize("variant", ["pack-quantized", "int-quantized"])
+def test_one_bit_without_zero_points(tmp_path, variant):
+    """Codes -1 and 0: exact where they are there, and never what something else is rounded to."""
+    plan = PLAIN.replace(weights={"bits": 1, "scheme": "sym_gptq"})
+    quantized, folder = quantized_folder(tmp_path, plan)
+    assert not export(folder, "compressed-tensors", tmp_path / "other", variant=variant).losses
+    import_folder(tmp_path / "other", tmp_path / "back")
+    back = load_quantized(tmp_path / "back").weights
+    assert {name: q.digest() for name, q in back.items()} == {name: q.digest() for name, q in quantized.weights.items()}
+    (tmp_path / "signs").mkdir()
+    signs = PLAIN.replace(weights={"format": "binary", "scale_format": "float16"})
+    _, folder = quantized_folder(tmp_path / "signs", signs)
+    written = export(folder, "compressed-tensors", tmp_path / "two", variant=variant, requantize=True)
+    assert max(loss.noise_to_signal for loss in written.losses.values()) < 0.2
+    import_folder(tmp_path / "two", tmp_path / "two back")
+    assert {q.spec.format.bits for q in load_quantized(tmp_path / "two back").weights.values()} == {2}
+
+
 def test_activation_order_survives_gptq(tmp_path):
     recipe = Recipe(name="order").replace(weights={"group_size": 16, "act_order": True})
     quantized, folder = quantized_folder(tmp_path, recipe)
