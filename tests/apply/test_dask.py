@@ -23,7 +23,11 @@ from refquant.numerics import LANES
 from tests.apply.at_work import Killer, Slowly, begun, die, slowly
 from tests.apply.tiny import recipe, write_folder
 
-PLAN = recipe(calibration={"states": "iid", "samples": 6, "prompts": 4, "gen_length": 8, "block_length": 4})
+PLAN = recipe(
+    tokens={"weighting": "certainty"},
+    values={"method": "ia_aq", "bits": 4},
+    calibration={"states": "tmas", "samples": 12, "prompts": 4, "gen_length": 8, "block_length": 4, "min_distinct": 0.0},
+)
 distributed = pytest.importorskip("distributed")
 
 
@@ -63,7 +67,8 @@ def folder_of(out, source, force=HERE, lane="fast", stream=True):
 
 @pytest.mark.parametrize("lane", [pytest.param("fast", marks=pytest.mark.slow), "ordered"])
 def test_a_worker_is_killed_in_the_middle_and_the_bytes_are_the_same(source, tmp_path, force, lane, monkeypatch):
-    monkeypatch.setattr("refquant.apply.quantize.BATCH_TOKENS", 48)
+    monkeypatch.setattr("refquant.apply.quantize.BATCH_TOKENS", 96)
+    monkeypatch.setattr("refquant.apply.rollout.BATCH_TOKENS", 48)
     want = folder_of(tmp_path / "alone", source, lane=lane)
     name = list(model.load(source, stream=True).linears)[4]
     monkeypatch.setattr("refquant.apply.quantize.quantize_linear", Slowly(tmp_path, name))
