@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refquant.core import QuantSpec
-from refquant.core.affine_tensor import AffineSpec, Stored
+from refquant.core.affine_spec import AffineSpec, Stored
 from refquant.core.binary_tensor import BinarySpec
 from refquant.core.qtensor import Described
 from refquant.core.scales import ScaleSpec
@@ -16,7 +16,7 @@ def format_text(spec: Described) -> str:
     Examples
     --------
     >>> from refquant.core import spec
-    >>> from refquant.core.affine_tensor import AFFINE_FORMATS
+    >>> from refquant.core.affine_spec import AFFINE_FORMATS
     >>> format_text(spec("int4", group_size=128, scale_format="float16"))
     'uint4 1x128 float16'
     >>> format_text(AFFINE_FORMATS["q4_k"]), format_text(AFFINE_FORMATS["q4_1"]), format_text(AFFINE_FORMATS["q6_k"])
@@ -50,7 +50,7 @@ def kind_text(spec: Described) -> str:
 
     Examples
     --------
-    >>> from refquant.core.affine_tensor import AFFINE_FORMATS
+    >>> from refquant.core.affine_spec import AFFINE_FORMATS
     >>> kind_text(AFFINE_FORMATS["q4_1"]), kind_text(AFFINE_FORMATS["q6_k"])
     ('blocks with minima (uint4 1x32 float16 - float16)', 'blocks of scales of either sign (int6 1x16 int8 of float16)')
     """

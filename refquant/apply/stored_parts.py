@@ -11,7 +11,8 @@ from refquant.apply.recipe import Recipe
 from refquant.apply.rewritten import RewrittenModel
 from refquant.apply.saving import CORRECTION_PARTS, correction_name
 from refquant.core import Origin, QTensor, QuantSpec
-from refquant.core.affine_tensor import AffineSpec, AffineTensor, affine_parts, is_affine
+from refquant.core.affine_spec import AffineSpec, affine_parts, is_affine
+from refquant.core.affine_tensor import AffineTensor
 from refquant.core.binary_tensor import BINARY_PARTS, BinarySpec, BinaryTensor, is_binary
 from refquant.core.qtensor import Quantized
 from refquant.errors import InputError, UsageError

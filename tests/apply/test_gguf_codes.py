@@ -17,7 +17,8 @@ from refquant.apply.inspecting import inspect
 from refquant.apply.quantize import quantize_model
 from refquant.apply.recipe import Recipe
 from refquant.core import QTensor
-from refquant.core.affine_tensor import AFFINE_FORMATS, AffineTensor
+from refquant.core.affine_spec import AFFINE_FORMATS
+from refquant.core.affine_tensor import AffineTensor
 from refquant.errors import InputError, UsageError
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, read_gguf
 from refquant.layout.gguf.coded import to_coded

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant.core import Origin
-from refquant.core.affine_tensor import AFFINE_FORMATS, AffineSpec, AffineTensor, affine_parts, is_affine
+from refquant.core.affine_spec import AFFINE_FORMATS, AffineSpec, affine_parts, is_affine
+from refquant.core.affine_tensor import AffineTensor
 from refquant.core.scales import CodedScales, ScaleSpec
 from refquant.core.tiling import Tiling
 from refquant.errors import InputError, UsageError

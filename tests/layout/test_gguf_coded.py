@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refquant.core import QTensor, Tiling, spec
-from refquant.core.affine_tensor import AffineSpec, AffineTensor
+from refquant.core.affine_spec import AffineSpec
+from refquant.core.affine_tensor import AffineTensor
 from refquant.errors import InputError
 from refquant.formats import IntFormat
 from refquant.layout.gguf import BLOCK_TYPES, GgufTensor, quantize

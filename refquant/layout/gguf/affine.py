@@ -18,7 +18,8 @@ from __future__ import annotations
 import numpy as np
 
 from refquant.core import Origin
-from refquant.core.affine_tensor import AFFINE_FORMATS, AffineTensor
+from refquant.core.affine_spec import AFFINE_FORMATS
+from refquant.core.affine_tensor import AffineTensor
 from refquant.core.scales import CodedScales, ScaleSpec
 from refquant.errors import InputError
 from refquant.layout.gguf.fields import BlockType, Fields
