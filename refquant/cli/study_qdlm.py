@@ -77,14 +77,15 @@ def qdlm(
 
     with Progress({"cells": float(len(labels))}, talk_console()) as progress, threadpool_limits(limits=1, user_api="blas"):
         progress.begin("cells")
-        lab = open_laboratory(model.embedded_directory(), settings)
-        folder = open_folder(out, lab)
-        try:
-            with open_workforce(plan) as force, interruption.deferred():
-                outcome = run_cells(lab, folder, wanted, force, lambda _, done, total: progress("cells", done, total), may_begin)
-        except KeyboardInterrupt:
-            talk(f"interrupted: finished cells are safe in {out}; run the same command again for the others")
-            raise
+        with open_workforce(plan) as force:
+            lab = open_laboratory(model.embedded_directory(), settings, force)
+            folder = open_folder(out, lab)
+            try:
+                with interruption.deferred():
+                    outcome = run_cells(lab, folder, wanted, force, lambda _, done, total: progress("cells", done, total), may_begin)
+            except KeyboardInterrupt:
+                talk(f"interrupted: finished cells are safe in {out}; run the same command again for the others")
+                raise
         write_report(out, lab, wanted, outcome, "refquant study qdlm" + (" --quick" if quick else " --large" if large else ""))
     click.echo(f"{out / PAGE}")
     click.echo(f"{out / RAW}")

@@ -24,6 +24,7 @@ from refquant.apply.states import batches
 from refquant.apply.study.grid import KINDS, METHODS, WIDTHS, Cell, Kind, cell_recipes, controlled
 from refquant.apply.study.layer_errors import layer_errors
 from refquant.apply.study.settings import Settings
+from refquant.apply.workforce import HERE, Workforce
 from refquant.errors import InputError, UsageError
 from refquant.numerics.arrays import Array
 from refquant.storage import canonical_json, digest
@@ -96,7 +97,7 @@ class Laboratory:
         return None if recipe.calibration.states == "tmas" else self.tokens[seed]
 
 
-def open_laboratory(source: Path, settings: Settings) -> Laboratory:
+def open_laboratory(source: Path, settings: Settings, workers: Workforce = HERE) -> Laboratory:
     """Load a checkpoint, put outliers into a copy, and draw the states that say how many tokens everybody calibrates on.
 
     Parameters
@@ -104,6 +105,8 @@ def open_laboratory(source: Path, settings: Settings) -> Laboratory:
     source : Path
         A folder with ``calib.jsonl`` and ``eval.jsonl`` beside the model.
     settings : Settings
+    workers : Workforce
+        Who rolls out.
 
     Raises
     ------
@@ -113,7 +116,7 @@ def open_laboratory(source: Path, settings: Settings) -> Laboratory:
     m, data = load(source), _held_out(source, settings.tasks)
     benches = [open_workbench(source, m, source / "calib.jsonl", seed) for seed in range(settings.seeds)]
     plan = controlled(find_recipe(METHODS["DLLMQuant"].recipe), WIDTHS["W4A4"], settings, 0).calibration
-    tokens = tuple(bench.states(plan).tokens for bench in benches)
+    tokens = tuple(replace(bench, workers=workers).states(plan).tokens for bench in benches)
     clean = controlled(find_recipe(METHODS["GPTQ"].recipe), WIDTHS["W4A4"], settings, 0)
     states = benches[0].states(clean.calibration, tokens[0]).states
     largest = max(batches(states, 4096), key=len)
@@ -203,12 +206,12 @@ def _shelf(source: Path, injection: Injection, tasks: tuple[str, ...], shape: tu
     )
 
 
-def draw_states(lab: Laboratory, wanted: Sequence[Cell]) -> None:
-    """Draw all calibration states that cells need, so that workers only read them."""
+def draw_states(lab: Laboratory, wanted: Sequence[Cell], workers: Workforce = HERE) -> None:
+    """Draw all calibration states that cells need, so that cells only read them."""
     for cell in wanted:
         for seed, recipe in enumerate(cell_recipes(cell, lab.settings)):
             if recipe.needs_calibration:
-                lab.benches[cell.kind, seed].states(recipe.calibration, lab.limit(recipe, seed))
+                replace(lab.benches[cell.kind, seed], workers=workers).states(recipe.calibration, lab.limit(recipe, seed))
 
 
 def run_cell(lab: Laboratory, cell: Cell) -> Record:

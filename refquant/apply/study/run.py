@@ -38,7 +38,7 @@ def run_cells(
     folder : Folder
     wanted : sequence of Cell
     workers : Workforce
-        Who measures cells; the numbers do not depend on it where BLAS itself uses one thread.
+        Who rolls out and measures cells; the numbers do not depend on it where BLAS itself uses one thread.
     progress : callable, optional
         Called from the calling thread with a cell's label, how many are finished, and of how many.
     may_begin : callable
@@ -47,7 +47,7 @@ def run_cells(
     keys = {cell: cell_key(lab, cell) for cell in wanted}
     done = {cell: record for cell in wanted if (record := folder.find(keys[cell])) is not None}
     waiting = [cell for cell in wanted if cell not in done]
-    draw_states(lab, waiting)
+    draw_states(lab, waiting, workers)
     running: dict[Future[Record], Cell] = {}
     try:
         while waiting or running:
