@@ -181,10 +181,13 @@ def _linear(shape: Shape, recipe: Recipe, item: int) -> int:
     size = rows * width
     if not recipe.weights.looks_at_hessian:
         return size * (item + DOUBLE + 1)  # the weight, its copy, codes; tiles are fitted and codes made slab by slab
+    computed = 4 if recipe.weights.working == "float32" else DOUBLE
     permuted = 1 if recipe.weights.act_order else 0
-    # Statistics and factor. The weight as read and in float64, our copy of it and one in the order of the sweep: the largest moment is
-    # before the factorization.
-    return (2 + permuted) * DOUBLE * width * width + size * (item + 3 * DOUBLE)
+    # Statistics, and the factor in what is computed in. The weight as read and in float64, our copy of it and one in the order of the
+    # sweep: the largest moment is before the factorization, or when both results are held against the weight in float64.
+    deciding = (1 + permuted) * computed * width * width + size * (DOUBLE + 2 * computed)
+    comparing = size * (5 * DOUBLE + 1)
+    return DOUBLE * width * width + size * item + max(deciding, comparing)
 
 
 def resident() -> int:
