@@ -89,7 +89,7 @@ class _Run:
 @click.option("--no-compare", is_flag=True, help="Quantize and save, without baselines and tables.")
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted run left in OUT.partial.")
 @click.option("--stream", is_flag=True, help="Hold about one block of the model at a time; implies --no-compare.")
-@worker_options("Linears and calibration batches")
+@worker_options("Linears, calibration batches and rollouts")
 @evaluation_options
 def command(
     model_dir: Path | None,
