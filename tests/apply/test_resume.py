@@ -77,7 +77,7 @@ def contents(folder):
         (1, 17, "kill"),
         pytest.param(1, 1, "kill", marks=pytest.mark.slow),
         pytest.param("threads?workers=3", 1, "kill", marks=pytest.mark.slow),
-        pytest.param("processes?workers=2", 13, "kill", marks=pytest.mark.slow),
+        pytest.param("processes?workers=2", 1, "kill", marks=pytest.mark.slow),
         (1, 41, "full"),
         pytest.param(1, 1, "full", marks=pytest.mark.slow),
     ],
