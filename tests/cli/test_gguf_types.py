@@ -52,7 +52,10 @@ def test_every_type_from_end_to_end(run, tmp_path, kind):
         assert "requantized 28 linears" in ran.out
 
 
-@pytest.mark.parametrize("kind", WITHOUT_CODES)
+LONG = ("IQ1_M", "IQ2_S", "IQ3_XXS", "IQ3_S")  # the searches of a whole model
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in WITHOUT_CODES])
 def test_types_without_codes_of_ours(run, kind):
     ran = run("export", model.embedded_directory(), "--to", "gguf", "--variant", kind.lower(), "--requantize", "--out", "file")
     if BLOCK_TYPES[kind].quantize is None:

@@ -204,7 +204,7 @@ def test_dequantizing_is_the_definition(name, seed):
 
 
 def test_every_type_that_has_blocks_is_read_plainly():
-    books = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}  # in test_gguf_only_read
+    books = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}  # in test_gguf_points
     assert set(READ) | books | {"F32", "F16", "BF16", "MXFP4", "NVFP4"} == set(BLOCK_TYPES)
 
 

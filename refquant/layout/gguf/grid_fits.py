@@ -36,7 +36,7 @@ class GridSearch:
     size : int
         Elements of a group.
     even : bool
-        Minus signs of eight elements are even in number; a block without a scale then has no signs either.
+        Minus signs of eight elements are even in number.
     reach, step : int, float
         Scales that are tried have ``2 L - 1 + i * step`` steps in the largest number, ``i = -reach .. reach``.
     again : {"strays", "groups", "all"}
@@ -101,9 +101,6 @@ def quantize_to_grid(x: Array, w: Array, search: GridSearch) -> Fields:
     minus ^= scale < 0
     scales = np.abs(scale).reshape(len(x), -1)
     d, odd = rounded_scales(scales, 15, search.factor)
-    empty = np.repeat(scales.max(axis=1) == 0, 256 // search.size)
-    if search.even:
-        levels[:, empty], minus[:, empty] = 0, False
     codes = grid.members[levels] * np.where(minus, np.int8(-1), np.int8(1))
     return Fields(codes=in_rows(codes, 256), d=d, scales=odd)
 

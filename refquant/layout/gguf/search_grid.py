@@ -93,11 +93,14 @@ class SearchGrid:
         with np.errstate(all="ignore"):
             for i, n in enumerate(np.searchsorted(-counts, -np.arange(counts[0]))):
                 entry = self.neighbours[starts[:n] + i]
-                value = values[:, entry]
+                off = np.take(values, entry, axis=1)
                 if move is not None:
-                    value += move[:n]
-                off = scale[:n] * value - x[:, :n]
-                distance = in_order(w[:, :n] * off * off, best[:n])
+                    off += move[:n]
+                off *= scale[:n]
+                off -= x[:, :n]
+                cost = w[:, :n] * off
+                cost *= off
+                distance = in_order(cost, best[:n])
                 nearer = distance < best[:n]
                 np.copyto(best[:n], distance, where=nearer)
                 np.copyto(chosen[:n], entry, where=nearer)
