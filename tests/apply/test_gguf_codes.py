@@ -164,6 +164,18 @@ def test_inspect_shows_the_file_and_the_folder(mixture):
     assert theirs["blk.0.attn_q.weight"].format == "Q4_K"
 
 
+@pytest.mark.parametrize("kind", ["MXFP4", "Q5_0", "Q5_1", "TQ2_0"])
+def test_scales_of_file_and_folder_are_the_same(tmp_path, kind):
+    write_model(tmp_path / "model.gguf", CONFIG, lambda name: kind if name == "blk.0.attn_v.weight" else "F32")
+    import_folder(tmp_path / "model.gguf", tmp_path / "folder")
+    theirs = next(row for row in inspect(tmp_path / "model.gguf").rows if row.format == kind)
+    ours = next(row for row in inspect(tmp_path / "folder").rows if row.name == "model.transformer.blocks.0.v_proj")
+    if kind == "Q5_0":  # whose scales have a sign in the file, and a zero point in the folder
+        assert ours.scales.high == max(abs(theirs.scales.low), theirs.scales.high)
+    else:
+        assert (ours.scales, ours.zeros) == (theirs.scales, theirs.zeros)
+
+
 @pytest.mark.parametrize(
     ("layout", "says"),
     [
