@@ -185,6 +185,17 @@ def test_inspect_counts_what_is_no_number(tmp_path):
     assert (row.values.low, row.values.high, row.values.not_finite) == (1.0, 1.0, 3)
 
 
+def test_inspect_counts_scales_that_are_no_numbers(tmp_path):
+    """An infinite scale over codes of 0 is NaN, and no reason for a warning."""
+    held = quantize(np.linspace(-1, 1, 512, dtype=np.float32).reshape(2, 256), "q4_k")
+    blocks = held.blocks.copy()
+    blocks[0, :16] = [0x00, 0x7C, 0x00, 0x7E, *[0] * 12]  # d infinite, dmin NaN, all scales and minima 0
+    write_gguf(tmp_path / "a.gguf", {}, {"w": GgufTensor(kind=held.kind, blocks=blocks, shape=(2, 256))})
+    row = next(iter(inspect(tmp_path / "a.gguf").rows))
+    assert (row.scales.not_finite, row.zeros.not_finite, row.values.not_finite) == (8, 8, 256)
+    assert row.scales.low > 0
+
+
 def test_inspect_shows_types_and_scales(tmp_path):
     path, _ = exported(tmp_path, "q4_k", requantize=True)
     found = inspect(path)
