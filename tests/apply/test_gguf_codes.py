@@ -55,8 +55,9 @@ def runs_as_its_file_says(folder, path):
     assert np.array_equal(quantized.attach(model.build(CONFIG, zeros | kept, "float64")).logits(IDS), wanted)
 
 
-@pytest.mark.parametrize("kind", [*FLOATS, *CODED])
-def test_the_embedded_model_in_every_type_is_the_same_file_again(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["F16", "Q3_K", "TQ1_0"])
+def test_the_embedded_model_is_the_same_file_again(tmp_path, kind):
+    """All types are tried by tests/cli/test_gguf_types.py; here their counts and digests."""
     export(TINY, "gguf", tmp_path / "there", variant=kind.lower(), requantize=True)
     found = import_folder(tmp_path / "there", tmp_path / "folder")
     assert is_quantized(tmp_path / "folder") == (kind not in FLOATS)
