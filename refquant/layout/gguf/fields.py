@@ -141,7 +141,7 @@ def half_away_codes(x: Array) -> Array:
 def largest_magnitude(x: Array) -> Array:
     """The largest magnitude of each row of finite numbers."""
     lo, hi = row_extremes(x)
-    return np.abs(np.where(-lo > hi, lo, hi))  # +0 for a row of zeros, whatever their signs
+    return np.abs(np.maximum(-lo, hi))  # +0 for a row of zeros, whatever their signs
 
 
 def stored_half(numbers: Array, what: str) -> Array:

@@ -36,7 +36,8 @@ def quantize(x: Array) -> Fields:
 def signed_extreme(x: Array, half: int) -> tuple[Array, Array]:
     """Codes ``-half .. half - 1`` and scales that give the number of largest magnitude the code ``-half``."""
     lo, hi = row_extremes(x)
-    top = np.where(-lo > hi, lo, hi)
+    with np.errstate(over="ignore"):
+        top = np.copysign(np.maximum(-lo, hi), lo + hi)  # the sign of a sum is always right
     tied = np.flatnonzero(-lo == hi)  # as large on both sides of 0, or all zeros, whose sign counts: there the first has to be found
     if tied.size:
         rows = x[tied]
