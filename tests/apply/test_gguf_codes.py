@@ -43,16 +43,16 @@ def same_tensors(path, other):
     return list(a.tensors) == list(b.tensors) and all(a.read(name).digest() == b.read(name).digest() for name in a.tensors)
 
 
-def runs_as_its_file_says(folder, path):
+def runs_as_its_file_says(folder, path, config=CONFIG):
     wanted = load_gguf(path, products="plain", angles="plain").logits(IDS)
     assert np.array_equal(load(folder, "float64").logits(IDS), wanted)
     assert np.array_equal(load(folder, "float64", stream=True).logits(IDS), wanted)
     quantized = load_quantized(folder)
-    zeros = {name: np.zeros(shape) for name, shape in CONFIG.architecture().tensor_shapes().items()}
+    zeros = {name: np.zeros(shape) for name, shape in config.architecture().tensor_shapes().items()}
     stored = open_checkpoint(folder)
     kept = {name: stored.read(name).astype(np.float64) for name in stored.names if name in zeros}
     # Put into a model that has something else where the folder has codes.
-    assert np.array_equal(quantized.attach(model.build(CONFIG, zeros | kept, "float64")).logits(IDS), wanted)
+    assert np.array_equal(quantized.attach(model.build(config, zeros | kept, "float64")).logits(IDS), wanted)
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q3_K", "TQ1_0"])
@@ -295,6 +295,16 @@ def test_only_the_embedding_is_quantized(tmp_path):
     write_model(tmp_path / "model.gguf", CONFIG, lambda name: "Q5_K" if name == "token_embd.weight" else "BF16")
     import_folder(tmp_path / "model.gguf", tmp_path / "folder")
     runs_as_its_file_says(tmp_path / "folder", tmp_path / "model.gguf")
+    export(tmp_path / "folder", "gguf", tmp_path / "again")
+    assert same_tensors(tmp_path / "model.gguf", tmp_path / "again" / "model.gguf")
+
+
+def test_a_tied_embedding_is_the_head_too(tmp_path):
+    config = small_config(weight_tying=True)
+    write_model(tmp_path / "model.gguf", config, lambda name: "Q6_K" if name == "token_embd.weight" else "Q5_0")
+    found = import_folder(tmp_path / "model.gguf", tmp_path / "folder")
+    assert found.tables == ("model.transformer.wte",)
+    runs_as_its_file_says(tmp_path / "folder", tmp_path / "model.gguf", config)
     export(tmp_path / "folder", "gguf", tmp_path / "again")
     assert same_tensors(tmp_path / "model.gguf", tmp_path / "again" / "model.gguf")
 
