@@ -95,21 +95,21 @@ def importances(columns):
 
 @pytest.mark.parametrize("kind", [*K_TYPES, *SEARCHED])
 def test_ggml_quantizes_the_same(peer, record, kind):
-    kind, x = BLOCK_TYPES[kind], np.concatenate([nasty(), nastier(256)])
-    assert quantize(x, kind).blocks.tobytes() == by_ggml(peer("llama_cpp"), kind, x).tobytes()
+    llama, kind, x = peer("llama_cpp"), BLOCK_TYPES[kind], np.concatenate([nasty(), nastier(256)])
+    assert quantize(x, kind).blocks.tobytes() == by_ggml(llama, kind, x).tobytes()
     record(f"GGUF {kind.name}", "llama_cpp_python", "quantizes", "equal", f"ggml's C, {len(x)} rows of 256")
 
 
 @pytest.mark.parametrize("kind", WEIGHTED)
 def test_ggml_weighs_the_same(peer, record, kind):
-    kind, count = BLOCK_TYPES[kind], 0
+    llama, kind, count = peer("llama_cpp"), BLOCK_TYPES[kind], 0
     for columns in (256, 320, 768):
         if columns % kind.size:
             continue
         x = nastier(columns)
         for importance in importances(columns):
             found = quantize(x, kind, importance=importance).blocks
-            assert found.tobytes() == by_ggml(peer("llama_cpp"), kind, x, importance).tobytes()
+            assert found.tobytes() == by_ggml(llama, kind, x, importance).tobytes()
             count += len(x)
     record(f"GGUF {kind.name}, importance", "llama_cpp_python", "quantizes", "equal", f"ggml's C, {count} rows of 256 to 768")
 

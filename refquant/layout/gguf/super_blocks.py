@@ -3,6 +3,9 @@
 A super-block of 256 is first fitted group by group (:mod:`~refquant.layout.gguf.group_fits`). The groups' scales, and their minima, are
 then themselves rounded to a few bits on a float16 number, and the codes made again on the scales as they will be read. A group whose
 scale became 0 keeps the codes of the first fit; they are multiplied by 0.
+
+With an importance (`weigh_...`) elements have the weights of :mod:`~refquant.layout.gguf.importance`, and the groups' scales and minima are
+fitted to their few bits as numbers are, the weight of a group being the sum of its elements'.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def quantize(x: Array, kind: BlockType | str, *, importance: Array | None = None
     InputError
         If the tensor or the importance holds NaN or infinities, the importance negative numbers, or their sizes do not fit.
     NumericalError
-        If a number or scale overflows the type's 16-bit floats.
+        If a number or scale overflows the type's 16-bit floats, or weighted squares may exceed float32. NVFP4 clips beyond 2688.
 
     Examples
     --------
