@@ -95,15 +95,19 @@ class _Run:
     def held(self) -> int:
         """What the first process keeps from phase to phase: codes, and hidden states on both sides of a block."""
         sizes = [[math.prod(shape) for name, shape in block if not is_skipped(self.recipe, name)] for block in self.blocks]
-        if not self.streamed:
-            codes = sum(map(sum, sizes)) * (1 + (self.item if self.batch else 0))
+        if not self.streamed:  # the model as it was given is there all the time, too
+            rewritten = self.item if self.recipe.rewrites else 0
+            codes = sum(map(sum, sizes)) * (1 + (self.item if self.batch else 0) + rewritten)
         else:  # of a block while calibration passes through it, else of the linear before
             codes = max(map(sum, sizes)) if self.batch else max(math.prod(shape) for block in self.blocks for _, shape in block)
         return codes + self.tokens * self.m.config.d_model * self.item * 2
 
     def phases(self) -> Iterator[int]:
         """Every phase of which it is not clear that another is larger."""
-        yield from (_reading(math.prod(shape), self.item) for block in self.blocks for _, shape in block)
+        sizes = [math.prod(shape) for block in self.blocks for _, shape in block]
+        yield from (_reading(size, self.item) for size in sizes)
+        if self.recipe.rewrites:  # changed tensors, before layers of them are made; and one that is being changed
+            yield sum(sizes) * self.item + 2 * DOUBLE * max(sizes)
         for block in self.m.architecture.blocks:
             yield from self._linears(block)
             if self.batch:

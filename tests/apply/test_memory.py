@@ -124,6 +124,15 @@ def test_all_processes_together_are_within_a_quarter_of_the_estimate(tmp_path, n
     assert 0.75 < found["estimate"] / found["peak"] < 1.25, found
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("name", ["quarot-rtn-w4a4", "smoothquant-w8a8"])
+def test_a_model_that_is_rewritten_is_there_twice(tmp_path, name):
+    found = measured(made(tmp_path / "model", 2, 64, WIDE), tmp_path / "out", name, how="loaded")
+    assert 0.75 < found["estimate"] / found["peak"] < 1.25, found
+
+
 def test_workers_are_counted_where_they_hold_something_of_this_machine():
     m = model.embedded()
     alone = estimated_peak(m, GPTQ, 5000)
