@@ -27,7 +27,7 @@ from tests.apply.folders import saved
 from tests.apply.gguf_files import matrices, peers_blocks, small_config, write_model
 from tests.apply.test_exporting import WIDE
 from tests.apply.tiny import recipe, write_folder
-from tests.layout.tensors import peer
+from tests.layout.tensors import DATA, peer
 
 TINY = model.embedded_directory()
 RECORDED = peer("gguf")
@@ -99,6 +99,20 @@ def finite_rows(packed, kind):
     good = fields.d != 255 if kind == "MXFP4" else np.isfinite(fields.d)
     good = good if fields.m is None or kind == "MXFP4" else good & np.isfinite(fields.m)
     return packed.reshape(len(packed), -1)[good.reshape(len(packed), -1).all(axis=1)]
+
+
+def test_a_mixture_that_llama_cpp_made(tmp_path):
+    """Q4_K_M as it chose types and quantized: embedding in Q4_K, head and some matrices in Q6_K with scales of either sign."""
+    path, config = DATA / "llama_q4_k_m.gguf", small_config(n_layers=2, n_kv_heads=1)
+    found = import_folder(path, tmp_path / "folder")
+    assert (len(found.weights), found.tables) == (16, ("model.transformer.wte", "model.transformer.ff_out"))
+    runs_as_its_file_says(tmp_path / "folder", path, config)
+    written = export(tmp_path / "folder", "gguf", tmp_path / "again")
+    assert (written.variant, written.losses) == ("q4_k, q6_k", {})
+    again = tmp_path / "again" / "model.gguf"
+    theirs, ours = read_gguf(path), read_gguf(again)
+    assert {name: theirs.read(name).digest() for name in theirs.tensors} == {name: ours.read(name).digest() for name in ours.tensors}
+    assert dict(theirs.metadata) == dict(ours.metadata)
 
 
 def kind_of_mixture(name):
