@@ -1,4 +1,4 @@
-"""Run by test_resume in a process of its own: kills children at every write operation in turn, resumes, and compares bytes.
+"""Run by test_resume and test_dask in a process of its own: kills children at every write operation in turn, resumes, and compares bytes.
 
 The process has one thread, so that forking it is sound. A write operation is what changes the disk or makes a change last: opening a file
 for writing, writing, truncating, syncing, renaming, making and removing files and folders.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import builtins
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -157,8 +160,20 @@ def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def killed(source, place, workers, every, action):
+    """Do it in a process of its own: what was found, and what was said."""
+    words = [sys.executable, __file__, source, place, workers, every, action]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout), ran.stderr
+
+
 def main(source, place, workers, every, action):
     here = Path(place)
+    if workers.startswith("dask"):
+        importlib.import_module("refquant.apply.dask_cluster")  # once, and not in every child
+    assert threading.active_count() == 1
     reading, writing = os.pipe()
     whole = here / "whole"
     assert run(Path(source), whole, workers, tell=writing) == 0

@@ -21,6 +21,7 @@ from refquant.core import Stats
 from refquant.errors import InputError, NotPositiveDefiniteError
 from refquant.numerics import LANES
 from tests.apply.at_work import Killer, Slowly, begun, die, slowly
+from tests.apply.killing import killed
 from tests.apply.tiny import recipe, write_folder
 
 PLAN = recipe(
@@ -76,6 +77,17 @@ def test_a_worker_is_killed_in_the_middle_and_the_bytes_are_the_same(source, tmp
     assert folder_of(tmp_path / "out", source, force, lane) == want
     assert killer.killed
     assert len(begun(tmp_path)[name]) > 1  # somebody took it over
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_every_write_and_resumed_the_bytes_are_the_same(source, tmp_path, address):
+    """The first process is killed, its workers are not: they take the tasks of the one that goes on."""
+    found, _ = killed(source, tmp_path, f"dask://{address}?files=shared", 1, "kill")
+    assert found["wrong"] == []
+    assert found["operations"] > 150
+    assert found["torn"] > 0.8 * found["operations"]
 
 
 @pytest.mark.slow

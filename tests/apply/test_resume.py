@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +19,9 @@ from refquant.apply.work_folder import differences, partial_of, sweep, unfinishe
 from refquant.errors import InputError, UsageError
 from refquant.numerics import ORDERED
 from refquant.storage import locked
+from tests.apply.killing import killed
 from tests.apply.tiny import recipe, tiny, write_folder
 
-KILLING = Path(__file__).with_name("killing.py")
 PLAN = recipe(calibration={"states": "iid", "samples": 3, "prompts": 3, "gen_length": 8, "block_length": 4})
 RTN = recipe({"method": "rtn"}, calibration={"states": "none"})
 
@@ -77,23 +74,19 @@ def contents(folder):
         (1, 17, "kill"),
         pytest.param(1, 1, "kill", marks=pytest.mark.slow),
         pytest.param("threads?workers=3", 1, "kill", marks=pytest.mark.slow),
-        pytest.param("processes?workers=2", 1, "kill", marks=pytest.mark.slow),
+        pytest.param("processes?workers=2", 13, "kill", marks=pytest.mark.slow),
         (1, 41, "full"),
         pytest.param(1, 1, "full", marks=pytest.mark.slow),
     ],
 )
 def test_killed_or_out_of_space_at_a_write_and_resumed_the_bytes_are_the_same(source, tmp_path, workers, every, action):
-    words = [sys.executable, KILLING, source, tmp_path, workers, every, action]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    ran = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment, check=False)
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
+    found, said = killed(source, tmp_path, workers, every, action)
     assert found["wrong"] == []
     assert found["operations"] > 150
     assert found["torn"] > 0.8 * (found["operations"] // every)  # most of the time there was something to go on with
     assert "model.safetensors.index.json" in found["files"]
     if action == "full":
-        said = [line for line in ran.stderr.splitlines() if line]
+        said = [line for line in said.splitlines() if line]
         assert said
         assert all(re.search(r"(cannot (write|create|lock): )?No space left on device$", line) for line in said), said[:3]
 
