@@ -32,10 +32,10 @@ quantized, we read its arrays, got its numbers, and wrote the same bytes again. 
 Where scales are float16, compressed-tensors multiplies in float16 and our product is rounded to float16 before it is compared.
 
 GGUF: *quantizes* is on rows of nasty numbers; ggml's C is called through llama-cpp-python. *runs ours* is llama.cpp on the embedded model
-in every type that needs no importance, compiled for AVX2, one thread, attention in float32. The result is the largest difference of a logit, over all positions and
-the whole vocabulary, divided by the sequence's largest logit; the worst of all sequences. Ours is `refquant.apply.gguf_model.load_gguf`:
-float64 between the linears, and what ggml does to activations before each product, to half precision under F16 and to 8-bit codes under
-quantized types ([activations.py](../refquant/layout/gguf/activations.py)), and to rotary angles.
+in every type that needs no importance, compiled for AVX2, one thread, attention in float32. The result is the largest difference of a
+logit, over all positions and the whole vocabulary, divided by the sequence's largest logit; the worst of all sequences. Ours is
+`refquant.apply.gguf_model.load_gguf`: float64 between the linears, and what ggml does to activations before each product, to half precision
+under F16 and to 8-bit codes under quantized types ([activations.py](../refquant/layout/gguf/activations.py)), and to rotary angles.
 
 Activations of the two programs differ by float32's roundings, less than 2e-6 of the largest of their row, and where one lies that near a
 tie it is rounded the other way, which moves logits by as much as a code is worth. *With its decisions* takes llama.cpp's rounding at
