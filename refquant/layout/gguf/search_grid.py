@@ -122,7 +122,7 @@ def search_grid(book: str, distances: int) -> SearchGrid:
     Examples
     --------
     >>> grid = search_grid("IQ3_S", 3)
-    >>> int(grid.holds.sum()), grid.counts[~grid.holds].min() >= 3, grid.coordinates[:3].tolist()
+    >>> int(grid.holds.sum()), bool(grid.counts[~grid.holds].min() >= 3), grid.coordinates[:3].tolist()
     (512, True, [1.0, 3.0, 5.0])
     """
     points = codebook(book).points
