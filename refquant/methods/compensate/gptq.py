@@ -306,9 +306,8 @@ def _solve(weight: Array, hessian: Array, options: _Options, *, keep: bool) -> _
     if grid is None and whole_rows and "grid_before_dead" in quirks:
         grid = fit_grid(working_weight(w, np.zeros(len(h), dtype=bool), dtype), spec, arithmetic)
 
-    diagonal = np.diagonal(h).copy()
-    dead = diagonal == 0  # [GPTQ-2]
-    diagonal[dead] = 1
+    dead = np.diagonal(h) == 0  # [GPTQ-2]
+    diagonal = np.where(dead, 1.0, np.diagonal(h))
     w = working_weight(w, dead, dtype)
     if grid is None and (whole_rows or options.static_groups):
         grid = fit_grid(w, spec, arithmetic)
