@@ -327,6 +327,26 @@ def test_an_interrupt_keeps_what_was_begun(source, tmp_path, monkeypatch, two):
     assert 3 <= work.finished <= 3 + two.count + 1 < count
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="interrupts reach every process of a group")
+def test_what_is_started_unseen_stays_so():
+    """The first semaphore of a process starts one that keeps count of them, which lets interrupts through again on the way."""
+    code = (
+        "import multiprocessing, signal\n"
+        "from refquant.apply.executors import unseen_interrupts\n"
+        "def blocked():\n"
+        "    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "if __name__ == '__main__':\n"
+        "    with unseen_interrupts():\n"
+        "        multiprocessing.get_context('spawn').SimpleQueue()\n"
+        "        print(blocked())\n"
+        "    print(blocked())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout == "True\nFalse\n"
+
+
 def test_lost_tasks_are_told_whatever_the_pool_calls_it():
     with open_workforce(ExecutorPlan.read("processes?workers=1")) as force:
         with pytest.raises(InputError, match="a worker ended in the middle"):
