@@ -98,11 +98,11 @@ def quantize_model(
     prepared = m
     for rewriter in rewriters:
         prepared = rewriter.prepare(prepared)
-    run = _Run(prepared, recipe, states, rewriters, keeper, workers, progress)
+    told = progress or (lambda what, done, total: None)
+    run = _Run(prepared, recipe, states, rewriters, keeper, workers, told)
     for index in range(m.config.n_layers):
         run.quantize_block(index)
-        if progress is not None:
-            progress("blocks", index + 1, m.config.n_layers)
+        told("blocks", index + 1, m.config.n_layers)
     return run.result(m)
 
 
@@ -129,7 +129,7 @@ class _Run:
         rewriters: Sequence[Rewriter],
         keeper: Keeper | None,
         workers: Workforce,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self.progress = progress
         self.total = sum(not is_skipped(recipe, name) for name in m.linears)
@@ -160,6 +160,7 @@ class _Run:
         weighs = weights.looks_at_hessian or weights.limit_weighted or any(r.weighted for r in self.rewriters)
         if not weighs:
             return [None] * len(self.batches)
+        self.progress("weights of tokens", 0, self.total)
         return token_weights(self.original, self.recipe.tokens, states, self.batches, self.workers)
 
     def quantize_block(self, index: int) -> None:
@@ -272,9 +273,7 @@ class _Run:
 
     def _tell(self, index: int, step: str, beyond: int = 0) -> None:
         """Say what is begun now; `beyond` linears are finished that are not recorded yet."""
-        if self.progress is not None:
-            what = f"block {index + 1}/{self.original.config.n_layers}, {step}"
-            self.progress(what, len(self.records) + beyond, self.total)
+        self.progress(f"block {index + 1}/{self.original.config.n_layers}, {step}", len(self.records) + beyond, self.total)
 
     def _stop_if_asked(self, keeper: Keeper, results: Results[LinearTask, LinearResult]) -> None:
         """Linears that workers have begun are kept before the run ends."""

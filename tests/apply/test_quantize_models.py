@@ -43,12 +43,12 @@ def test_exactly_the_linears_of_the_blocks_are_quantized(layout, method):
     assert list(found.weights) == names == [r.name for r in found.records]
     blocks = [step for step in done if step[0] == "blocks"]
     assert blocks == [("blocks", i + 1, m.config.n_layers) for i in range(m.config.n_layers)]
-    steps = [(what.split(", ")[1], *count) for what, *count in done if what != "blocks"]  # "block 1/2, q_proj" when it is begun
+    steps = [(what.rpartition(", ")[2], *count) for what, *count in done if what != "blocks"]  # "block 1/2, q_proj" when it is begun
     last = [name.rpartition(".")[2] for name in names]
     assert [step for step in steps if step[0] in last] == [(name, i, len(names)) for i, name in enumerate(last)]
     assert [count for _, count, _ in steps] == sorted(count for _, count, _ in steps)  # what is done of all
     others = {"scales of V", "on to the next block"}
-    statistics = {f"statistics for {name}" for name in last if method == "gptq"}
+    statistics = {"weights of tokens", *(f"statistics for {name}" for name in last)} if method == "gptq" else set()
     assert others <= {step for step, _, _ in steps} <= {*last, *others, *statistics}
     attached = found.attach(m)
     assert {n for n, linear in attached.linears.items() if isinstance(linear, QuantizedLinear)} == set(names)
