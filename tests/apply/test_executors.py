@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -19,16 +18,13 @@ import pytest
 
 import model
 from refquant.apply.block_view import BlockView
-from refquant.apply.executors import ExecutorPlan, blas_threads, chosen_executor, open_workforce
+from refquant.apply.executors import ExecutorPlan, blas_threads, open_workforce
 from refquant.apply.group_inputs import input_statistics
-from refquant.apply.layers import OnlineLinear, QuantizedAttentionProduct
 from refquant.apply.linear_task import LinearTask, quantize_linear
 from refquant.apply.run import open_workbench
-from refquant.apply.whole_model import WholeModel, reached
 from refquant.apply.workforce import HERE, Workforce, loaded_blas
 from refquant.core import Stats
-from refquant.core.transform import Scale
-from refquant.errors import InputError, NotPositiveDefiniteError, UsageError
+from refquant.errors import InputError, NotPositiveDefiniteError
 from refquant.numerics import LANES
 from tests.apply.at_work import Killer, Slowly, begun, die, pid, slowly
 from tests.apply.tiny import recipe, tiny, write_folder
@@ -92,63 +88,6 @@ def two():
     assert set(multiprocessing.active_children()) == before
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "is none of processes"),
-        ("fork?workers=2", "is none of processes"),
-        ("processes://here", "no address belongs behind processes"),
-        ("dask", "an address belongs behind dask"),
-        ("dask?workers=2", "an address belongs behind dask"),
-        ("dask://", "'' is not HOST:PORT"),
-        ("dask://somewhere", "'somewhere' is not HOST:PORT"),
-        ("dask://host:port", "'host:port' is not HOST:PORT"),
-        ("dask://host:70000", "not HOST:PORT with a port of 1 to 65535"),
-        ("dask://host:8786?workers=2", "leave workers out"),
-        ("processes?workers=0", "workers is '0'; allowed: 1 to 4096"),
-        ("processes?workers=two", "workers is 'two'; allowed: 1 to 4096"),
-        ("processes?workers=2&workers=3", "option 'workers=3'; allowed, each once"),
-        ("processes?cores=2", "option 'cores=2'; allowed, each once"),
-        ("processes?", "option ''; allowed"),
-        ("processes?blas=-1", "blas is '-1'; allowed: 1 to 4096"),
-        ("processes?files=here", "files is 'here'; allowed: shared, sent"),
-    ],
-)
-def test_a_text_that_is_no_executor(text, says):
-    with pytest.raises(UsageError, match=r"^executor '[^\n]*$") as caught:
-        ExecutorPlan.read(text)
-    assert says in str(caught.value)
-
-
-def test_texts():
-    assert ExecutorPlan.read("processes") == ExecutorPlan(kind="processes")
-    assert ExecutorPlan.read("threads?workers=3&blas=2") == ExecutorPlan(kind="threads", workers=3, blas=2)
-    assert ExecutorPlan.read("dask://10.0.0.1:8786") == ExecutorPlan(kind="dask", address="10.0.0.1:8786")
-    assert ExecutorPlan.read("dask://[::1]:8786?files=shared") == ExecutorPlan(kind="dask", address="[::1]:8786", files="shared")
-    assert ExecutorPlan.read("dask://local?workers=2&files=sent") == ExecutorPlan(kind="dask", address="local", workers=2, files="sent")
-    with pytest.raises(UsageError, match="both given"):
-        chosen_executor("threads", 2)
-
-
-def test_dask_is_asked_for_and_not_there(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'refquant\[cluster\]'"):
-        chosen_executor("dask://local", None)
-
-
-def test_dask_is_loaded_only_where_it_is_asked_for():
-    code = (
-        "import sys\n"
-        "from refquant.apply.executors import chosen_executor, open_workforce\n"
-        "with open_workforce(chosen_executor('threads?workers=1', None)):\n"
-        "    print([m for m in ('dask', 'distributed') if m in sys.modules])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    assert done.stdout == "[]\n"
-
-
 def test_results_keep_the_order_of_the_tasks_and_few_tasks_are_begun(tmp_path):
     asked = []
 
@@ -202,23 +141,6 @@ def test_statistics_are_merged_in_order_or_in_a_lane_where_order_does_not_matter
     with open_workforce(ExecutorPlan.read("threads?workers=3")) as force:
         found = input_statistics(view, next(iter(m.linears)), None, force)
     assert (found.tokens, found.hessian.tobytes()) == (70, alone.hessian.tobytes())
-
-
-def test_a_whole_model_is_itself_where_it_arrives(source):
-    """Streamed or not, with layers and operands of its own; and one that is streamed stays where its files cannot be seen."""
-    ids = np.arange(24).reshape(2, 12)
-    plain = model.load(source)
-    one = plain.linears["model.transformer.blocks.0.q_proj"]
-    spun = OnlineLinear(one.weight, one.bias, (Scale(factors=np.full(16, 2.0)),))
-    product = QuantizedAttentionProduct(4, "unit", None, None)
-    changed = plain.replace({"model.transformer.blocks.0.q_proj": spun}, {1: product})
-    for m in (plain, model.load(source, stream=True), changed):
-        assert pickle.loads(pickle.dumps(WholeModel.of(m))).model().logits(ids).tobytes() == m.logits(ids).tobytes()
-    assert changed.logits(ids).tobytes() != plain.logits(ids).tobytes()
-    with ThreadPoolExecutor(1) as pool:
-        seeing, blind = Workforce(pool, 1), Workforce(pool, 1, shared_files=False)
-        streamed = model.load(source, stream=True)
-        assert [reached(workers, m) for m in (plain, streamed) for workers in (seeing, blind)] == [seeing, blind, seeing, HERE]
 
 
 def test_an_error_is_the_one_that_was_raised(two):
