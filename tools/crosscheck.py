@@ -45,10 +45,6 @@ such tie: most short ones under 8-bit codes, and hardly one under F16, whose sma
 *Computes as we do*: on other numbers than those recorded under `tests/data`, it came to the same scales, zero points and codes.
 onnxruntime and gguf are run by `.ci/run` as well, the others by this command alone.
 
-GPTQModel is not among the programs that are run. `pip install gptqmodel` builds it from sources, and packages that it needs as well; two
-attempts on a busy machine (the newest version, then 7.6.0) were stopped after ten and eight minutes, not done. What it packs was recorded
-once, in `tests/data/layout/packing_gptq_awq.safetensors`, and `tests/layout/test_gptq.py` repeats it.
-
 Found on the way: the scale of a block of zeros is 0 in what onnxruntime quantizes for MatMulNBits, which is refused here; its symmetric
 scales have a sign. In compressed-tensors 0.20.0, 4-bit zero points of at most eight rows cannot be unpacked ("stride(-1) must
 be 1"); `weight_g_idx`, which older releases wrote, is no longer looked at, so groups in activation order are not exported to it.
@@ -71,6 +67,9 @@ def made_environment(folder: Path) -> Path:
     # instruction that the processor lacks.
     subprocess.run([*pip, "--no-cache-dir", "--no-binary", "llama-cpp-python", "llama-cpp-python>=0.3.36"], check=True, env=environment)
     subprocess.run([*pip, "-e", f"{ROOT}[crosscheck]"], check=True)
+    # Its setup looks for torch, which is there now, and would compile for GPUs; what is compared is its layer in torch.
+    subprocess.run([*pip, "setuptools", "wheel"], check=True)
+    subprocess.run([*pip, "--no-build-isolation", "gptqmodel>=7.7"], check=True, env={"BUILD_CUDA_EXT": "0", **os.environ})
     return python
 
 
