@@ -98,8 +98,9 @@ def _compressed_settings(block: Mapping[str, Any]) -> Settings:
         raise InputError("quantization_config: input_activations are quantized; folders of weights alone are read")
     weights = entry(group, "weights", dict)
     wanted = "float" if _is_float(kind) else "int"
-    if entry(weights, "type", str, "int") != wanted:
-        raise InputError(f"quantization_config: weights of type {weights['type']!r} in format {kind}; {wanted} is needed")
+    found_type = entry(weights, "type", str, "int")
+    if found_type != wanted:
+        raise InputError(f"quantization_config: weights of type {found_type!r} in format {kind}; {wanted} is needed")
     strategy, symmetric = entry(weights, "strategy", str), entry(weights, "symmetric", bool, True)
     if _is_float(kind):
         _require_float_arguments(kind, weights, symmetric)

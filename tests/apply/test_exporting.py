@@ -258,6 +258,18 @@ def exported(tmp_path_factory):
     return folder.parent / "gptq"
 
 
+def test_floats_whose_type_is_not_said(tmp_path):
+    """Integers are what a missing type stands for; the message does not look it up again."""
+    plan = PLAIN.replace(weights={"format": "e4m3fn", "group_size": -1, "scale_format": "float32"})
+    folder = quantized_folder(tmp_path, plan)[1]
+    export(folder, "compressed-tensors", tmp_path / "other", variant="float-quantized")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    del config["quantization_config"]["config_groups"]["group_0"]["weights"]["type"]
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="weights of type 'int' in format float-quantized; float is needed"):
+        import_folder(tmp_path / "other", tmp_path / "new")
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_folder(exported, tmp_path, name):
     folder = shutil.copytree(exported, tmp_path / "copy")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import model
 from model import DenseLinear, Keep
 from refquant.apply.checkpoint import load, load_quantized, run_time_arrays
-from refquant.apply.exporting import read_source
+from refquant.apply.exporting import export, read_source
 from refquant.apply.layers import QuantizedAttentionProduct
 from refquant.apply.quantize import quantize_model
 from refquant.apply.recipe import Recipe, find_recipe
@@ -195,7 +195,9 @@ def test_layouts_of_weights_hold_no_sums_of_signs(tmp_path):
     _, quantized, out = saved(tmp_path, RECIPES["quant-dllm"])
     weights = read_source(out).weights
     assert not any(isinstance(weight, QTensor) for weight in weights.values())
-    assert all(np.array_equal(weight, quantized.weights[name].dequantize()) for name, weight in weights.items())
+    assert all(weight.digest() == quantized.weights[name].digest() for name, weight in weights.items())
+    with pytest.raises(InputError, match="layout awq cannot hold sums of signs"):
+        export(out, "awq", tmp_path / "no", weights_only=True)
 
 
 def test_one_scale_for_all_heads_of_a_token():
