@@ -17,8 +17,12 @@ SCHEMES = {False: "asym_incl0", True: "sym_gptq"}
 
 
 @pytest.fixture
+def torch(peer):
+    return peer("torch")
+
+
+@pytest.fixture
 def program(peer):
-    pytest.importorskip("gptqmodel", exc_type=ImportError)
     return peer("gptqmodel.nn_modules.qlinear.torch").TorchLinear
 
 
@@ -45,8 +49,7 @@ CASES = [(bits, symmetric, ordered) for bits in range(2, 9) for symmetric in (Fa
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "int{}-{}-{}".format(*case))
-def test_what_it_decodes_and_packs(program, record, case):
-    import torch
+def test_what_it_decodes_and_packs(program, torch, record, case):
     from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
 
     bits, symmetric, ordered = case
