@@ -47,7 +47,7 @@ class WholeModel:
         return cls(
             config=m.config,
             parameters=m.parameters if streamed else dict(m.parameters),
-            linears={name: linear for name, linear in m.linears.items() if type(linear) is not DenseLinear},
+            linears={name: linear for name, linear in m.linears.items() if not _is_of_parameters(m, name, linear)},
             products=m.attention_products,
             operands=m.score_operands,
             dtype=m.dtype,
@@ -63,6 +63,16 @@ class WholeModel:
         m = build(self.config, self.parameters, self.dtype.name, self.arithmetic, self.linears)
         operands = {index: one for index, one in enumerate(self.operands) if one is not None}
         return m.replace(attention_products=dict(enumerate(self.products)), score_operands=operands)
+
+
+def _is_of_parameters(m: Transformer, name: str, linear: Linear) -> bool:
+    """Whether a linear is the dense layer that is made of the model's own tensors, and need not travel beside them."""
+    if type(linear) is not DenseLinear or linear.arithmetic is not m.arithmetic:
+        return False
+    weight, bias = m.parameters.get(name + ".weight"), m.parameters.get(name + ".bias")
+    if weight is None or not np.may_share_memory(linear.weight, weight):
+        return False
+    return linear.bias is bias is None or (linear.bias is not None and bias is not None and np.may_share_memory(linear.bias, bias))
 
 
 def reached(workers: Workforce, m: Transformer) -> Workforce:
