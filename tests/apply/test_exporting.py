@@ -153,6 +153,15 @@ def test_requantizing_says_what_it_cost(tmp_path):
         assert written.losses[name].noise_to_signal == pytest.approx(share, rel=1e-12)
 
 
+@pytest.mark.parametrize("layout", ["gptq", "awq", "compressed-tensors"])
+def test_rows_of_one_group_are_requantized_like_wider_ones(tmp_path, layout):
+    plan = PLAIN.replace(weights={"format": "nf4", "group_size": 128, "scale_format": "float16"})
+    folder = quantized_folder(tmp_path, plan, d_model=64, mlp_hidden_size=128)[1]
+    assert export(folder, layout, tmp_path / "other", requantize=True).losses
+    import_folder(tmp_path / "other", tmp_path / "back")
+    assert {q.spec.tiling.extents for q in load_quantized(tmp_path / "back").weights.values()} == {(1, 64)}
+
+
 def test_a_full_precision_folder_is_requantized_or_refused(tmp_path):
     source = write_folder(tmp_path / "source", **WIDE)
     with pytest.raises(InputError, match="float32; it holds quantized ones"):
