@@ -124,7 +124,8 @@ def native_integers(bits: tuple[int, ...], multiple: bool) -> Callable[[QTensor 
         if multiple and shape[1] % group:
             group = shape[1]
         # A row of just one group is a group, as in the wider linears beside it: a quantization_config says one size for all.
-        tiling = Tiling.channel() if group > shape[1] else Tiling.group(group)
+        whole = like is not None and like.spec.tiling.extents[-1] is None
+        tiling = Tiling.channel() if whole or group > shape[1] else Tiling.group(group)
         return spec(f"int{width}", scheme="sym_gptq" if symmetric else "asym_incl0", tiling=tiling, scale_format="float16")
 
     return native

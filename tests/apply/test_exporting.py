@@ -154,12 +154,18 @@ def test_requantizing_says_what_it_cost(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["gptq", "awq", "compressed-tensors"])
-def test_rows_of_one_group_are_requantized_like_wider_ones(tmp_path, layout):
-    plan = PLAIN.replace(weights={"format": "nf4", "group_size": 128, "scale_format": "float16"})
-    folder = quantized_folder(tmp_path, plan, d_model=64, mlp_hidden_size=128)[1]
+@pytest.mark.parametrize(
+    ("weights", "tile"),
+    [
+        ({"format": "nf4", "group_size": 128, "scale_format": "float16"}, (1, 64)),
+        ({"format": "e2m1", "group_size": -1, "scale_format": "float32"}, (1, None)),
+    ],
+)
+def test_rows_of_one_group_are_requantized_like_wider_ones(tmp_path, layout, weights, tile):
+    folder = quantized_folder(tmp_path, PLAIN.replace(weights=weights), d_model=64, mlp_hidden_size=128)[1]
     assert export(folder, layout, tmp_path / "other", requantize=True).losses
     import_folder(tmp_path / "other", tmp_path / "back")
-    assert {q.spec.tiling.extents for q in load_quantized(tmp_path / "back").weights.values()} == {(1, 64)}
+    assert {q.spec.tiling.extents for q in load_quantized(tmp_path / "back").weights.values()} == {tile}
 
 
 def test_a_full_precision_folder_is_requantized_or_refused(tmp_path):
@@ -265,6 +271,20 @@ def exported(tmp_path_factory):
     folder = quantized_folder(tmp_path_factory.mktemp("exported"))[1]
     export(folder, "gptq", folder.parent / "gptq", variant="v2")
     return folder.parent / "gptq"
+
+
+def test_an_infinite_scale_over_a_code_of_zero_is_refused_and_warns_of_nothing(tmp_path):
+    plan = PLAIN.replace(weights={"format": "nvfp4", "group_size": 128, "scale_format": "float16"})
+    folder = quantized_folder(tmp_path, plan)[1]
+    export(folder, "mx", tmp_path / "other", variant="nvfp4")
+
+    def damage(tensors):
+        tensors[f"{Q_PROJ}.weight_scale_2"] = np.full_like(tensors[f"{Q_PROJ}.weight_scale_2"], np.inf)
+        tensors[f"{Q_PROJ}.weight_scale"] = np.zeros_like(tensors[f"{Q_PROJ}.weight_scale"])
+
+    edit_tensors(tmp_path / "other", damage)
+    with pytest.raises(InputError, match=rf"{Q_PROJ}: "):
+        import_folder(tmp_path / "other", tmp_path / "new")
 
 
 def test_floats_whose_type_is_not_said(tmp_path):
