@@ -152,7 +152,7 @@ class CodedScales:
             return members
         flat = members.reshape(-1) if spec.flat else members
         outer = spec.outer_tiling(flat.ndim).expand(self.outer.astype(np.float32), flat.shape)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # a file may say infinity times 0; NaN is refused where it counts
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # a file may have infinity times 0
             scale = flat * outer if spec.outer_kind == "factor" else flat / outer
             if self.offset is not None:
                 scale = scale + self.offset
