@@ -42,5 +42,13 @@ def row_extremes(x: Array) -> tuple[Array, Array]:
         return standing.min(axis=0), standing.max(axis=0)
     records = np.ascontiguousarray(x).view(f"V{RECORD}")
     standing = np.ascontiguousarray(records.T).view(x.dtype)
-    lo, hi = (found.reshape(rows, together).T for found in (standing.min(axis=0), standing.max(axis=0)))
-    return np.ascontiguousarray(lo).min(axis=0), np.ascontiguousarray(hi).max(axis=0)
+    lo, hi = (found.reshape(rows, together) for found in (standing.min(axis=0), standing.max(axis=0)))
+    return _folded(np.minimum, lo), _folded(np.maximum, hi)
+
+
+def _folded(smaller: np.ufunc, x: Array) -> Array:
+    """Reduce the few columns of a matrix, column by column."""
+    found = smaller(x[:, 0], x[:, 1])
+    for column in range(2, x.shape[1]):
+        smaller(found, x[:, column], out=found)
+    return np.asarray(found)

@@ -98,7 +98,7 @@ def scaled_values(fields: Fields, out: Array) -> None:
 def spread(numbers: Array, groups: Array) -> Array:
     """One number a group, to be broadcast over `groups` ``[groups, size]``; short ones are repeated here, which is faster than NumPy's."""
     size = groups.shape[1]
-    return np.repeat(numbers, size).reshape(groups.shape) if size <= 32 else numbers.reshape(-1, 1)
+    return np.repeat(numbers, size).reshape(groups.shape) if size <= 16 else numbers.reshape(-1, 1)
 
 
 def times(x: Array, numbers: Array) -> Array:

@@ -63,11 +63,12 @@ def put_planes(codes: Array, bits: int, run: int) -> Array:
     rows = np.ascontiguousarray(codes, dtype=np.uint8)
     if run == 1 and bits == 1:
         return np.packbits(rows.reshape(-1), bitorder="little").reshape(len(rows), -1)
-    planes = rows.view(f"V{run}").reshape(-1, 8 // bits)
-    word = np.dtype(np.uint64 if len(planes) * run % 8 == 0 else np.uint8)
-    packed = planes[:, 0].copy().view(word)
-    for k in range(1, 8 // bits):
-        packed |= np.ascontiguousarray(planes[:, k]).view(word) << word.type(k * bits)  # codes stay inside their bytes
+    planes = np.ascontiguousarray(rows.view(f"V{run}").reshape(-1, 8 // bits).T)  # runs are copied whole
+    words = planes.view(np.uint64 if planes[0].nbytes % 8 == 0 else np.uint8)
+    packed = words[-1]
+    for plane in words[-2::-1]:  # from the uppermost bits down; codes stay inside their bytes
+        packed <<= words.dtype.type(bits)
+        packed |= plane
     return packed.view(np.uint8).reshape(len(rows), -1)
 
 
