@@ -121,11 +121,10 @@ def native_integers(bits: tuple[int, ...], multiple: bool) -> Callable[[QTensor 
         width = max(width, 1 + symmetric)  # symmetric codes of 1 bit have no positive number
         size = None if like is None else column_tiles(like.spec, shape)
         group = DEFAULT_GROUP if size is None else size
-        if multiple and shape[1] % group:
-            group = shape[1]
         # A row of just one group is a group, as in the wider linears beside it: a quantization_config says one size for all.
+        no_groups = group > shape[1] or (multiple and shape[1] % group != 0)
         whole = like is not None and like.spec.tiling.extents[-1] is None
-        tiling = Tiling.channel() if whole or group > shape[1] else Tiling.group(group)
+        tiling = Tiling.channel() if whole or no_groups else Tiling.group(group)
         return spec(f"int{width}", scheme="sym_gptq" if symmetric else "asym_incl0", tiling=tiling, scale_format="float16")
 
     return native
