@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ APART = ("ordered",)
 """Scripts that run only where they are named."""
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+HEAD = ("| what | size | ours / peer | least to most | at most | of the roofline | |", "|---|---|---|---|---|---|---|")
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: python -m benchmarks --write -->", "<!-- end of measured -->"
 
@@ -51,26 +53,52 @@ class Table:
     def __init__(self) -> None:
         self.results: list[measure.Result] = []
         self.failed: list[str] = []
-        self._rows = ["| what | size | ours / peer | least to most | at most | of the roofline | |", "|---|---|---|---|---|---|---|"]
-        self._where: dict[str, list[str]] = {}
+        self._sections: dict[str, list[str]] = {}
+        self._where: dict[str, str] = {}
 
     def add(self, name: str, line: str) -> None:
         """Take in a line of JSON from a script."""
         fields = json.loads(line)
         if "title" in fields:
             print(f"\n== {name}: {fields['title']}", flush=True)
-            self._rows.append(f"| **{fields['title']}** | | | | | | |")
+            self._sections[name] = [heading(name, fields["title"])]
         elif "surroundings" in fields:
             print(f"   {fields['surroundings']}")
-            self._where.setdefault(fields["surroundings"].partition("; roofline")[0], []).append(name)
+            self._where[name] = f"* {name}: {fields['surroundings'].partition('; roofline')[0]}"
         else:
             self.results.append(measure.from_json(line))
-            self._rows.append(table_row(self.results[-1]))
+            self._sections[name].append(table_row(self.results[-1]))
             print(self.results[-1].line(), flush=True)
 
-    def page(self) -> list[str]:
-        """Markdown: the rows, and what they ran on."""
-        return [*self._rows, "", *(f"* {', '.join(names)}: {where}" for where, names in self._where.items())]
+    def page(self, before: list[str]) -> list[str]:
+        """Markdown: the rows, and what they ran on; of scripts that did not run now, or not to their end, what the page said before."""
+        sections, where = kept(before)
+        for name in self._sections.keys() - set(self.failed):
+            sections[name], where[name] = self._sections[name], self._where[name]
+        names = [name for name in TABLE if name in sections]
+        rows = [line for name in names for line in sections[name]]
+        return [*HEAD, *rows, "", *(where[name] for name in names if name in where)]
+
+
+def heading(name: str, title: str) -> str:
+    """The row that begins a script's."""
+    return f"| **{title}** (`{name}`) | | | | | | |"
+
+
+def kept(page: list[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The rows of each script on a page, and what they ran on."""
+    sections: dict[str, list[str]] = {}
+    where: dict[str, str] = {}
+    name = ""
+    for line in page:
+        if begun := re.fullmatch(r"\| \*\*.*\*\* \(`(\w+)`\) \|[ |]*", line):
+            name = begun[1]
+            sections[name] = [line]
+        elif line.startswith("| ") and name:
+            sections[name].append(line)
+        elif ran := re.match(r"\* (\w+): ", line):
+            where[ran[1]] = line
+    return sections, where
 
 
 def table_row(result: measure.Result) -> str:
@@ -90,10 +118,12 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=[*TABLE, *APART], help="one script; may be repeated")
     parser.add_argument("--threads", type=int, default=1, help="of BLAS, torch and OpenMP, ours and the peers'; 1 by default")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a limit is missed or a row was not run")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(PAGE.parents[1])}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the rows into {PAGE.relative_to(PAGE.parents[1])}; with --only, the others stay"
+    )
     given = parser.parse_args()
-    if given.write and (given.quick or given.only):
-        parser.error("--write is for the whole table; it takes neither --quick nor --only")
+    if given.write and given.quick:
+        parser.error("--write is for what is measured at full size; it does not take --quick")
     table, start = Table(), time.perf_counter()
     for name in given.only or TABLE:
         began = time.perf_counter()
@@ -105,7 +135,9 @@ def main() -> int:
             print(f"{name} FAILED with exit code {error.returncode}; what it said stands above")
         print(f"   {time.perf_counter() - began:.0f} s", flush=True)
     if given.write:
-        PAGE.write_text(measure.between(PAGE.read_text(encoding="utf-8"), BEGIN, END, table.page()), encoding="utf-8")
+        page = PAGE.read_text(encoding="utf-8")
+        before = page.partition(BEGIN)[2].partition(END)[0].splitlines()
+        PAGE.write_text(measure.between(page, BEGIN, END, table.page(before)), encoding="utf-8")
     return summary(table, time.perf_counter() - start, given.strict)
 
 

@@ -118,8 +118,25 @@ def test_the_page_gets_the_table(monkeypatch, capsys, tmp_path):
     assert "old" not in text
 
 
+def test_a_script_alone_replaces_its_own_rows(monkeypatch, capsys, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{table.BEGIN}\n{table.END}\n", encoding="utf-8")
+    monkeypatch.setattr(table, "PAGE", page)
+    run_table(monkeypatch, capsys, "--write", lines=[result(name="old"), result(name="older")])
+    run_table(monkeypatch, capsys, "--write", "--only", "rtn", lines=[result(name="new")])
+    text = page.read_text(encoding="utf-8")
+    assert text.count("| new |") == 1
+    assert text.count("| old |") == text.count("| older |") == len(table.TABLE) - 1
+    assert [name for name in table.TABLE if f"(`{name}`)" in text] == list(table.TABLE)
+    assert text.index("(`forward`)") < text.index("| new |") < text.index("(`gguf_types`)")
+    assert all(text.count(f"* {name}: here") == 1 for name in table.TABLE)
+
+
 def test_the_real_page_has_the_place_for_it():
-    assert measure.between(table.PAGE.read_text(encoding="utf-8"), table.BEGIN, table.END, ["new"])
+    text = table.PAGE.read_text(encoding="utf-8")
+    assert measure.between(text, table.BEGIN, table.END, ["new"])
+    sections, where = table.kept(text.splitlines())
+    assert list(sections) == list(where) == list(table.TABLE)
 
 
 def test_a_network_that_differs_is_not_timed():
