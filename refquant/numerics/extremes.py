@@ -48,7 +48,7 @@ def row_extremes(x: Array) -> tuple[Array, Array]:
 
 def _folded(smaller: np.ufunc, x: Array) -> Array:
     """Reduce the few columns of a matrix, column by column."""
-    found = smaller(x[:, 0], x[:, 1])
-    for column in range(2, x.shape[1]):
+    found = smaller(x[:, 0], x[:, -1])
+    for column in range(1, x.shape[1] - 1):
         smaller(found, x[:, column], out=found)
     return np.asarray(found)

@@ -63,13 +63,13 @@ def put_planes(codes: Array, bits: int, run: int) -> Array:
     rows = np.ascontiguousarray(codes, dtype=np.uint8)
     if run == 1 and bits == 1:
         return np.packbits(rows.reshape(-1), bitorder="little").reshape(len(rows), -1)
-    planes = np.ascontiguousarray(rows.view(f"V{run}").reshape(-1, 8 // bits).T)  # runs are copied whole
+    planes = np.array(rows.view(f"V{run}").reshape(-1, 8 // bits).T, order="C")  # runs are copied whole, and a single one is copied too
     words = planes.view(np.uint64 if planes[0].nbytes % 8 == 0 else np.uint8)
     packed = words[-1]
     for plane in words[-2::-1]:  # from the uppermost bits down; codes stay inside their bytes
         packed <<= words.dtype.type(bits)
         packed |= plane
-    return packed.view(np.uint8).reshape(len(rows), -1)
+    return np.asarray(packed.view(np.uint8).reshape(len(rows), -1))
 
 
 def records(rows: Array) -> Array:
