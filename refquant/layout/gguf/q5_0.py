@@ -24,7 +24,7 @@ def unpack(blocks: Array) -> Fields:
 
 def pack(fields: Fields) -> Array:
     """Write blocks ``[n, 22]``."""
-    return side_by_side(put_half(np.asarray(fields.d)), put_fifth((fields.codes + np.int8(16)).astype(np.uint8)))
+    return side_by_side(put_half(np.asarray(fields.d)), put_fifth((fields.codes + np.int8(16)).view(np.uint8)))
 
 
 def quantize(x: Array) -> Fields:
