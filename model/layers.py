@@ -19,7 +19,10 @@ from refquant.numerics.arrays import Array, read_only
 
 
 class Linear(Protocol):
-    """Maps ``[..., in]`` to ``[..., out]`` and leaves its argument alone."""
+    """Maps ``[..., in]`` to ``[..., out]`` and leaves its argument alone.
+
+    What it returns belongs to the caller, who may write over it: the forward pass adds and multiplies in place.
+    """
 
     def __call__(self, x: Array) -> Array:
         """Apply the layer."""
